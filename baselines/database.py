@@ -1,0 +1,93 @@
+"""Opening the SQLite file: two engines on it, one per promise about what a power cut may take.
+
+`fast` (synchronous=NORMAL) writes samples: a power cut may lose the last moments, never the integrity.
+`durable` (synchronous=FULL) writes incidents, deliveries and recycles: what it committed is on disk. In WAL mode its
+fsync also carries every earlier commit. Measured: 0.05 ms against 4 ms a commit (one fsync), so each has its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+BUSY_TIMEOUT_S = 5.0  # another process (the CLI) may hold the write lock for a commit
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Database:
+    """The two engines on one file. Reads may use either."""
+
+    path: Path
+    fast: Engine
+    durable: Engine
+
+    @contextmanager
+    def write(self, *, durable: bool = False) -> Iterator[Connection]:
+        """One transaction that holds the write lock from its first statement; rolled back on any exception."""
+        engine = self.durable if durable else self.fast
+        with engine.connect() as connection:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                connection.rollback()
+                raise
+            connection.commit()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A consistent view of one moment."""
+        with self.fast.connect() as connection:
+            connection.exec_driver_sql("BEGIN")
+            yield connection
+            connection.rollback()
+
+    def close(self) -> None:
+        self.fast.dispose()
+        self.durable.dispose()
+
+
+def path_of(url: str) -> Path:
+    """The file behind `sqlite:///relative.db` or `sqlite:////absolute.db`. Raises DatabaseError for anything else."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        raise DatabaseError(f"store.url {url!r} is not a database URL; allowed: sqlite:///FILE") from error
+    if parsed.get_backend_name() != "sqlite" or parsed.database in (None, "", ":memory:"):
+        raise DatabaseError(f"store.url {url!r}: only a SQLite file is supported; allowed: sqlite:///FILE")
+    return Path(str(parsed.database))
+
+
+def open_database(url: str) -> Database:
+    """Open (and create) the file; tables are the caller's to migrate. Raises DatabaseError with the path."""
+    path = path_of(url)
+    if not path.parent.is_dir():
+        raise DatabaseError(f"store.url: the folder {path.parent} does not exist")
+    fast, durable = (_engine(path, synchronous=level) for level in ("NORMAL", "FULL"))
+    return Database(path=path, fast=fast, durable=durable)
+
+
+def _engine(path: Path, *, synchronous: str) -> Engine:
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def _set_pragmas(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours to write (see Database.write), not the driver's
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute(f"PRAGMA synchronous = {synchronous}")
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    return engine

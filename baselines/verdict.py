@@ -1,0 +1,118 @@
+"""The words in which this package answers: status, check, reason, cause, level."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class Status(StrEnum):
+    """Missing evidence is UNKNOWN: shown as such, never OK, never a reason to act."""
+
+    OK = "OK"
+    WORSE = "WORSE"
+    UNKNOWN = "UNKNOWN"
+
+
+class Check(StrEnum):
+    AVAILABILITY = "availability"
+    OUTPUT = "output"
+    LATENCY = "latency"
+    MEMORY = "memory"
+    GPU = "gpu"
+
+
+class Cause(StrEnum):
+    """Who is to blame. Only MODEL (the model or its server) may be recycled."""
+
+    MODEL = "model"
+    LOAD = "load"
+    ENVIRONMENT = "environment"
+    HARDWARE = "hardware"
+    VERSION_CHANGED = "version_changed"
+    UNKNOWN = "unknown"
+
+
+class Level(StrEnum):
+    """Ordered by `rank`. Only page and urgent act; info is shown and not told by default."""
+
+    INFO = "info"
+    WATCH = "watch"
+    PAGE = "page"
+    URGENT = "urgent"
+
+    @property
+    def rank(self) -> int:
+        return list(Level).index(self)
+
+
+class Reason(StrEnum):
+    """Why a verdict is what it is. The value is the metric label, the log field and the word in a message."""
+
+    # OK
+    GOOD = "good"
+    WITHIN_BASELINE = "within_baseline"
+    STEADY = "steady"
+    # UNKNOWN
+    NO_DATA = "no_data"
+    NO_BASELINE = "no_baseline"
+    TOO_FEW_SAMPLES = "too_few_samples"
+    TAINTED = "tainted"
+    IDENTITY_CHANGED = "identity_changed"
+    WARMING_UP = "warming_up"
+    BUSY = "busy"
+    # WORSE, availability
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    CONNECTION_FAILED = "connection_failed"
+    SERVER_ERROR = "server_error"
+    CLIENT_ERROR = "client_error"
+    SATURATED = "saturated"
+    WORKER_FAILED = "worker_failed"
+    CUDA_FAULT = "cuda_fault"
+    # WORSE, output
+    NOT_READABLE = "not_readable"
+    WRONG_TEXT = "wrong_text"
+    WRONG_SHAPE = "wrong_shape"
+    NOT_FINITE = "not_finite"
+    DRIFTED = "drifted"
+    WRONG_TOP_K = "wrong_top_k"
+    # WORSE, latency and memory
+    REGRESSED = "regressed"
+    LEAKING = "leaking"
+    LIMIT_EXCEEDED = "limit_exceeded"
+
+
+Evidence = Mapping[str, float | int | str | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """One judgement. An incident is identified by (target, check, subject).
+
+    subject: the canary for availability, output and latency; `slot N` for memory.
+    since: Unix seconds, estimated time of the change; None unless WORSE.
+    strikes: how many bad observations in a row this verdict stands for; 0 unless WORSE.
+    life: the worker it is about; None when unknown or when it is about all of them.
+    evidence: numbers with their unit in the key; what a message, the page and replay print.
+    """
+
+    target: str
+    check: Check
+    subject: str
+    at: float
+    status: Status
+    reason: Reason
+    cause: Cause = Cause.UNKNOWN
+    level: Level = Level.INFO
+    since: float | None = None
+    strikes: int = 0
+    life: str | None = None
+    evidence: Evidence = field(default_factory=dict)
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """The one to act on: WORSE before UNKNOWN before OK, then the higher level. Raises ValueError when empty."""
+    order = {Status.WORSE: 2, Status.UNKNOWN: 1, Status.OK: 0}
+    return max(verdicts, key=lambda v: (order[v.status], v.level.rank))
