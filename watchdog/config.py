@@ -18,7 +18,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainSerializer,
     SecretStr,
     ValidationError,
     field_validator,
@@ -127,6 +126,10 @@ class NotifierSection(Section):
     min_level: Literal["info", "watch", "page", "urgent"] = "watch"
     targets: list[str] = Field(default_factory=list)
     timeout: Duration = 10.0
+
+    @property
+    def address(self) -> str:
+        return self.url.get_secret_value() if isinstance(self.url, SecretStr) else self.url
 
     @field_validator("url", mode="before")
     @classmethod

@@ -1,0 +1,95 @@
+"""How much: the evidence of each detector as one clause with its interval, to be read after "Latency of chat: "."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from alerts.wording import say_duration, say_size
+from baselines.verdict import Check, Evidence, Reason
+
+SAID = frozenset(
+    {
+        *("detail", "changed", "channel", "ratio", "ratio_low", "ratio_high", "p95_s", "baseline_p95_s", "limit_s"),
+        *("slope_bytes_per_hour", "slope_low", "slope_high", "used_bytes", "capacity_bytes", "memory_ratio"),
+        *("limit_ratio", "seconds_to_capacity", "seconds_to_capacity_low", "seconds_to_capacity_high"),
+    }
+)
+"""Keys of the evidence that a message says in a clause of its own and need not list again."""
+
+_CHANNELS: Mapping[object, str] = {
+    "whole": "every request is slower",
+    "tail": "only the slowest requests are slower",
+    "mixed": "all are slower, the slowest the most",
+    "host_anon_bytes": "host memory",
+    "gpu_used_bytes": "GPU memory",
+    "allocated_bytes": "torch's allocator",
+}
+
+
+def say_magnitude(check: Check, reason: Reason, strikes: tuple[int, ...], evidence: Evidence) -> str:
+    """The clause; empty when the evidence holds none of the numbers."""
+    if reason is Reason.LIMIT_EXCEEDED:
+        return _say_limit(evidence)
+    if check is Check.LATENCY:
+        return _say_ratio(evidence)
+    if check is Check.MEMORY:
+        return _say_slope(evidence)
+    if check in (Check.AVAILABILITY, Check.OUTPUT) and len(strikes) > 1:
+        return f"{sum(s > 0 for s in strikes)} of the last {len(strikes)} bursts were bad"
+    return ""
+
+
+def number(evidence: Mapping[str, object], key: str) -> float | None:
+    """A finite number of the evidence; None when it is missing, not a number, NaN or infinite."""
+    value = evidence.get(key)
+    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+
+def _say_ratio(evidence: Evidence) -> str:
+    ratio, low, high = (number(evidence, key) for key in ("ratio", "ratio_low", "ratio_high"))
+    p95_s, baseline_s = number(evidence, "p95_s"), number(evidence, "baseline_p95_s")
+    said = []
+    if ratio is not None:
+        interval = f" (interval {low:.2f} to {high:.2f})" if low is not None and high is not None else ""
+        said.append(f"p95 is {ratio:.2f} x its baseline{interval}")
+    if p95_s is not None and baseline_s is not None:
+        said.append(f"{say_duration(p95_s)} against {say_duration(baseline_s)}")
+    return ", ".join([*said, *_say_channel(evidence)])
+
+
+def _say_slope(evidence: Evidence) -> str:
+    slope, low, high = (number(evidence, key) for key in ("slope_bytes_per_hour", "slope_low", "slope_high"))
+    if slope is None:
+        return ""
+    interval = f" (interval {say_size(low)} to {say_size(high)})" if low is not None and high is not None else ""
+    said = [f"grows by {say_size(slope)}/h{interval}", *_say_channel(evidence)]
+    used, capacity = number(evidence, "used_bytes"), number(evidence, "capacity_bytes")
+    if used is not None:
+        said.append(f"{say_size(used)}{f' of {say_size(capacity)}' if capacity is not None else ''} used")
+    left_s, soonest_s, latest_s = (number(evidence, f"seconds_to_capacity{x}") for x in ("", "_low", "_high"))
+    if left_s is not None:
+        said.append(f"full in {say_duration(left_s)}{_say_span(soonest_s, latest_s)}")
+    return ", ".join(said)
+
+
+def _say_span(soonest_s: float | None, latest_s: float | None) -> str:
+    if soonest_s is None:
+        return ""
+    return f" ({say_duration(soonest_s)} {'or later' if latest_s is None else f'to {say_duration(latest_s)}'})"
+
+
+def _say_limit(evidence: Evidence) -> str:
+    p95_s, limit_s = number(evidence, "p95_s"), number(evidence, "limit_s")
+    share, limit_share = number(evidence, "memory_ratio"), number(evidence, "limit_ratio")
+    if p95_s is not None and limit_s is not None:
+        return f"p95 is {say_duration(p95_s)}, the limit is {say_duration(limit_s)}"
+    if share is not None and limit_share is not None:
+        said = f"{share:.0%} of what it can have is used, the limit is {limit_share:.0%}"
+        return ", ".join([said, *_say_channel(evidence)])
+    return ""
+
+
+def _say_channel(evidence: Evidence) -> list[str]:
+    channel = _CHANNELS.get(evidence.get("channel"))
+    return [channel] if channel else []

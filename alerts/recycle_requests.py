@@ -1,0 +1,88 @@
+"""Who asks for a recycle, besides a firing incident's first request: evidence that persists, and a worker's age."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from sqlalchemy import Connection
+
+from alerts import recycle_store
+from alerts import store as alert_store
+from alerts.episode import ENDED, INEFFECTIVE, PASSING, GateReason, Outcome, Trigger, is_too_old, may_recycle
+from alerts.incident import State as IncidentState
+from alerts.recycle_store import Episode
+from alerts.recycling import Subject, gather_facts
+from baselines.verdict import Cause, Level
+
+
+def may_ask_again(last: Episode | None) -> bool:
+    """Whether a firing incident may ask once more after its last episode.
+
+    Yes when time or new evidence may have lifted the refusal, or when the last recycle did not help and the cooldown
+    (which the gate knows) may be over. No while one is under way, after one that was verified, or was interrupted.
+    """
+    if last is None:
+        return True
+    if last.state not in ENDED:
+        return False
+    if last.outcome is Outcome.BLOCKED:
+        return last.detail in PASSING
+    return last.outcome in INEFFECTIVE
+
+
+def ask_again(
+    connection: Connection, subjects: Mapping[str, Subject], *, now: float, new_id: Callable[[], str]
+) -> list[Episode]:
+    """Requests of firing incidents whose gate would open now, stored in the caller's transaction."""
+    asked = []
+    for incident in alert_store.list_incidents(connection, only_open=True, limit=LIMIT):
+        subject = subjects.get(incident.target)
+        if (
+            subject is None
+            or incident.state is not IncidentState.FIRING
+            or incident.cause is not Cause.MODEL
+            or incident.level not in (Level.PAGE, Level.URGENT)
+        ):
+            continue
+        if not may_ask_again(recycle_store.last_of_incident(connection, incident.id)):
+            continue
+        episode = request(incident.target, Trigger.INCIDENT, incident.reason, incident.id, now=now, new_id=new_id)
+        facts = gather_facts(connection, episode, subject, now=now)
+        if may_recycle(facts, subject.policy, now=now) is GateReason.ALLOWED:
+            recycle_store.save_episode(connection, episode)
+            asked.append(episode)
+    return asked
+
+
+def ask_for_age(
+    connection: Connection, subjects: Mapping[str, Subject], *, now: float, new_id: Callable[[], str]
+) -> list[Episode]:
+    """Requests for workers past their `max_age`, stored in the caller's transaction."""
+    asked = []
+    for subject in subjects.values():
+        if subject.policy.max_age_s is None:
+            continue
+        ages = [(life, uptime) for life in subject.lives() or () if (uptime := subject.uptime_s(life)) is not None]
+        if not any(is_too_old(life.key, uptime, subject.policy) for life, uptime in ages):
+            continue
+        episode = request(subject.name, Trigger.AGE, "max_age", None, now=now, new_id=new_id)
+        facts = gather_facts(connection, episode, subject, now=now)
+        if may_recycle(facts, subject.policy, now=now) is GateReason.ALLOWED:
+            recycle_store.save_episode(connection, episode)
+            asked.append(episode)
+    return asked
+
+
+def request(
+    target: str, trigger: Trigger, reason: str, incident_id: str | None, *, now: float, new_id: Callable[[], str]
+) -> Episode:
+    """A new episode in state SUSPECT, not stored."""
+    return Episode(
+        id=new_id(),
+        target=target,
+        trigger=trigger,
+        reason=reason,
+        incident_id=incident_id,
+        requested_at=now,
+        updated_at=now,
+    )

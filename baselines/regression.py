@@ -1,0 +1,180 @@
+"""Did the canary get slower than its baseline, and who is to blame?
+
+Rule B1, "five in a row": the medians of the last five comparable bursts all lie above 1 + 0.7 x threshold times the
+baseline's median of burst medians, and more than 5 % of the pooled samples of that run lie above 1 + 0.75 x threshold
+times the baseline's p95, which is to say that the pooled p95 itself moved. One bad burst, or two, never fire. Simulated
+at a threshold of 20 % on ten kinds of noise, without the gate: at most one false alarm in 30 days of minutes on the
+worst kind; +20 % found after 5 bursts (median) and 15 (90 %). A change that only the slowest requests feel is missed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from baselines.baseline import Baseline, changes, controls_of, describe_changes, latencies_of
+from baselines.cause import latency_cause, level_of
+from baselines.quantiles import Groups, quantile, quantile_ratio
+from baselines.verdict import Check, Evidence, Reason, Status, Verdict
+from probes.messages import Burst, Outcome
+
+MIN_JUDGED_SHARE = 0.5  # of a burst's samples; what is left of a mostly failed burst is no picture of the latency
+_TAIL_SHARE = 0.05  # beyond p95, by definition
+_WHOLE, _TAIL = 2 / 3, 1 / 3  # share of the p95's move (in logs) that the floor shared: all requests, or the slowest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegressionPolicy:
+    """threshold: the rise of p95 that matters, as a fraction. bursts: how many in a row must be slow."""
+
+    threshold: float = 0.20
+    bursts: int = 5
+
+    def __post_init__(self) -> None:
+        if self.threshold <= 0:
+            raise ValueError(f"threshold must be above 0 (given: {self.threshold})")
+        if self.bursts < 1:
+            raise ValueError(f"bursts must be 1 or more (given: {self.bursts})")
+
+    @property
+    def line(self) -> float:
+        """What a burst median must exceed, over the baseline's: near enough to the threshold to be quick."""
+        return 1 + 0.7 * self.threshold
+
+    @property
+    def gate(self) -> float:
+        """What the pooled p95 must exceed, over the baseline's."""
+        return 1 + 0.75 * self.threshold
+
+    @property
+    def window(self) -> int:
+        """How many bursts a judgement looks at; the start of a longer run is the incident's to remember."""
+        return 6 * self.bursts
+
+
+def judge_latency(
+    window: Sequence[Burst], baseline: Baseline | None, policy: RegressionPolicy, *, now: float
+) -> Verdict:
+    """Judge the newest burst in the light of those before it.
+
+    window: bursts of one canary, oldest first, at least one; more than policy.window are not looked at. Bursts that
+    cannot be compared (another identity, mostly failed or tainted) are passed over and break no run; when the newest
+    is one of them the answer is UNKNOWN. A WORSE verdict persists by itself: one strike, since = the run's first burst.
+    """
+    newest = window[-1]
+    within = Verdict(
+        target=newest.target,
+        check=Check.LATENCY,
+        subject=newest.canary,
+        at=now,
+        status=Status.OK,
+        reason=Reason.WITHIN_BASELINE,
+        life=newest.life,
+    )
+    if baseline is None:
+        return replace(within, status=Status.UNKNOWN, reason=Reason.NO_BASELINE)
+    if (reason := _why_not_comparable(newest, baseline)) is not None:
+        return replace(within, status=Status.UNKNOWN, reason=reason, evidence=_needed([], newest, policy))
+    comparable = [b for b in window[-policy.window :] if _why_not_comparable(b, baseline) is None]
+    if len(comparable) < policy.bursts:
+        evidence = _needed(comparable, newest, policy)
+        return replace(within, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES, evidence=evidence)
+    run = _slow_run(comparable, policy.line * baseline.median_s)
+    if len(run) < policy.bursts or not _passes_gate(run, policy.gate * baseline.p95_s):
+        return replace(within, evidence=_measure(comparable[-policy.bursts :], baseline))
+    return _regressed(within, run, baseline)
+
+
+def is_mostly_judged(burst: Burst) -> bool:
+    """Is enough of the burst good and untainted to stand for its latency?"""
+    return len(burst.judged) >= max(1.0, MIN_JUDGED_SHARE * len(burst.samples))
+
+
+def _why_not_comparable(burst: Burst, baseline: Baseline) -> Reason | None:
+    if burst.identity != baseline.identity:
+        return Reason.IDENTITY_CHANGED
+    if is_mostly_judged(burst):
+        return None
+    good = sum(s.outcome is Outcome.GOOD for s in burst.samples)
+    if good == 0:
+        return Reason.NO_DATA
+    return Reason.TAINTED if good >= MIN_JUDGED_SHARE * len(burst.samples) else Reason.TOO_FEW_SAMPLES
+
+
+def _needed(comparable: Sequence[Burst], newest: Burst, policy: RegressionPolicy) -> Evidence:
+    missing = policy.bursts - len(comparable)
+    return {"bursts": len(comparable), "samples_needed": missing * len(newest.samples)}
+
+
+def _slow_run(bursts: Sequence[Burst], line_s: float) -> list[Burst]:
+    """The bursts at the end whose medians all lie above the line, oldest first."""
+    run: list[Burst] = []
+    for burst in reversed(bursts):
+        if median(latencies_of(burst)) <= line_s:
+            break
+        run.append(burst)
+    return run[::-1]
+
+
+def _passes_gate(run: Sequence[Burst], gate_s: float) -> bool:
+    pooled = [latency for burst in run for latency in latencies_of(burst)]
+    return sum(latency > gate_s for latency in pooled) > _TAIL_SHARE * len(pooled)
+
+
+def _regressed(within: Verdict, run: Sequence[Burst], baseline: Baseline) -> Verdict:
+    evidence = _measure(run, baseline)
+    changed = changes(baseline.provenance, run[-1].provenance)
+    moved = median(median(latencies_of(b)) for b in run) / baseline.median_s
+    control_ratio = _control_ratio(run, baseline)
+    cause = latency_cause(changed=changed, ratio=moved, control_ratio=control_ratio)
+    lives = {burst.life for burst in run}
+    return replace(
+        within,
+        status=Status.WORSE,
+        reason=Reason.REGRESSED,
+        cause=cause,
+        level=level_of(cause),
+        since=run[0].at,
+        strikes=1,
+        life=lives.pop() if len(lives) == 1 else None,
+        evidence={**evidence, "changed": describe_changes(changed)} if changed else evidence,
+    )
+
+
+def _measure(bursts: Sequence[Burst], baseline: Baseline) -> Evidence:
+    """Ratios over the baseline with the interval of p95's; the same keys whether it is worse or not."""
+    groups: Groups = tuple(latencies_of(b) for b in bursts)
+    pooled = [latency for group in groups for latency in group]
+    ratio = quantile_ratio(groups, baseline.bursts, 0.95)
+    floor_ratio = quantile(pooled, 0.1) / baseline.floor_s
+    return {
+        "ratio": ratio.estimate,
+        "ratio_low": ratio.low,
+        "ratio_high": ratio.high,
+        "floor_ratio": floor_ratio,
+        "control_ratio": _control_ratio(bursts, baseline),
+        "p95_s": quantile(pooled, 0.95),
+        "baseline_p95_s": baseline.p95_s,
+        "samples": len(pooled),
+        "bursts": len(groups),
+        "channel": _channel(ratio.estimate, floor_ratio),
+    }
+
+
+def _control_ratio(bursts: Sequence[Burst], baseline: Baseline) -> float | None:
+    controls = [control for burst in bursts for control in controls_of(burst)]
+    if not controls or baseline.control_median_s is None:
+        return None
+    return quantile(controls, 0.5) / baseline.control_median_s
+
+
+def _channel(ratio: float, floor_ratio: float) -> str | None:
+    """Who got slower: "whole" (every request), "tail" (the slowest) or "mixed"; None when p95 did not rise."""
+    if ratio <= 1.0:
+        return None
+    share = math.log(floor_ratio) / math.log(ratio)
+    if share >= _WHOLE:
+        return "whole"
+    return "tail" if share <= _TAIL else "mixed"

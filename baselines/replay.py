@@ -1,0 +1,195 @@
+"""What the live detectors would have said about a recording: a line per change of status or level, then a summary.
+
+`row` is the data row on which the verdict was reached, counted from 0 (from the store: the burst or sample). In the
+summary `rows` counts all data rows, `worse` how often the verdict turned WORSE, `first_worse` is the time of the first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from baselines.baseline import Baseline, NotReady, gather
+from baselines.leak import BUCKETS, LeakPolicy, judge_memory
+from baselines.recording import NAME, ReplayError, Request
+from baselines.regression import RegressionPolicy, judge_latency
+from baselines.verdict import Check, Level, Status, Verdict
+from probes.messages import Burst, Identity, MemorySample, Outcome, Sample
+
+SCHEMA = 1
+BURST_GAP_S = 5.0  # requests further apart than this belong to different bursts, unless the file names its bursts
+JUDGEMENTS_PER_BUCKET = 4  # a floor moves once a bucket; judging each of a month's samples would only cost time
+
+_NUMBERS = (
+    "samples",
+    "ratio",
+    "ratio_low",
+    "ratio_high",
+    "channel",
+    "slope_bytes_per_hour",
+    "slope_low",
+    "slope_high",
+    "seconds_to_capacity",
+)
+
+Line = dict[str, float | int | str | None]
+Policy = TypeVar("Policy", RegressionPolicy, LeakPolicy)
+
+
+def parse_rows(text: str) -> tuple[int, int]:
+    """ "A:B" as two row numbers, half-open. Raises ReplayError."""
+    first, colon, last = text.partition(":")
+    if not colon or not first.isdecimal() or not last.isdecimal() or int(first) >= int(last):
+        raise ReplayError(f"baseline rows must be A:B with A < B, data rows counted from 0 (given: {text!r})")
+    return int(first), int(last)
+
+
+def baseline_of(requests: Sequence[Request], first: int, last: int) -> Baseline:
+    """The baseline that rows first..last-1 make; failed requests in it are left out.
+
+    Raises ReplayError when there are no such rows, none after them to judge, or too few good samples.
+    """
+    if not 0 <= first < last < len(requests):
+        allowed = f"the file has rows 0 to {len(requests) - 1} and the last must be left to judge"
+        raise ReplayError(f"baseline rows {first}:{last}: {allowed}")
+    good = [r for r in requests[first:last] if r.sample.outcome is Outcome.GOOD]
+    bursts = [burst for _, burst in _group(good, like=None)]
+    try:
+        return gather(bursts, label=None, provisional=False, taken_at=requests[last - 1].sample.at, min_bursts=1)
+    except NotReady as error:
+        raise ReplayError(f"baseline rows {first}:{last}: {error}") from error
+
+
+def replay_latency(
+    requests: Sequence[Request], *, baseline: Baseline | None, first_row: int = 0, policy: RegressionPolicy
+) -> Iterator[Line]:
+    """Judge the bursts from first_row on. A file does not say on what it ran: the baseline's identity is assumed."""
+    grouped = list(_group(requests[first_row:], like=baseline))
+    judged = _judge_bursts((burst for _, burst in grouped), baseline, policy)
+    last_rows = (first_row + last for last, _ in grouped)
+    return _report(zip(last_rows, judged, strict=True), rows=len(requests))
+
+
+def replay_bursts(bursts: Sequence[Burst], *, baseline: Baseline | None, policy: RegressionPolicy) -> Iterator[Line]:
+    """Judge bursts of one canary, oldest first, as they were stored."""
+    return _report(enumerate(_judge_bursts(bursts, baseline, policy)), rows=len(bursts))
+
+
+def replay_memory(points: Sequence[MemorySample], *, policy: LeakPolicy) -> Iterator[Line]:
+    """Judge memory samples, in the order of time; each life by itself, so each begins with a verdict of its own."""
+    return _report(_judge_points(points, policy), rows=len(points))
+
+
+def apply_what_if(policy: Policy, change: str) -> Policy:
+    """The policy with one "key=value" changed; "none" unsets what may be unset. Raises ReplayError."""
+    key, equals, text = change.partition("=")
+    key, text = key.strip(), text.strip()
+    kinds = {field.name: str(field.type) for field in fields(policy)}
+    if not equals or key not in kinds:
+        raise ReplayError(f"what-if {change!r}: allowed are {', '.join(f'{name}=' for name in kinds)}")
+    try:
+        changed: dict[str, Any] = {key: _parse(text, kinds[key])}
+        return replace(policy, **changed)
+    except ValueError as error:
+        raise ReplayError(f"what-if {change!r}: {error}") from error
+
+
+def _parse(text: str, kind: str) -> float | None:
+    if text.lower() == "none" and "None" in kind:
+        return None
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    whole = "int" in kind
+    if not math.isfinite(number) or (whole and number != int(number)):
+        raise ValueError(f"the value must be a {'whole ' if whole else ''}number")
+    return int(number) if whole else number
+
+
+def _group(requests: Sequence[Request], *, like: Baseline | None) -> Iterator[tuple[int, Burst]]:
+    """(index of its last request, burst) for each burst."""
+    samples: list[Sample] = []
+    for index, request in enumerate(requests):
+        if samples and _starts_burst(requests[index - 1], request):
+            yield index - 1, _burst(samples, like)
+            samples = []
+        samples.append(request.sample)
+    if samples:
+        yield len(requests) - 1, _burst(samples, like)
+
+
+def _starts_burst(previous: Request, request: Request) -> bool:
+    if previous.burst is None and request.burst is None:
+        return request.sample.at - previous.sample.at > BURST_GAP_S
+    return request.burst != previous.burst
+
+
+def _burst(samples: list[Sample], like: Baseline | None) -> Burst:
+    return Burst(
+        target=like.target if like else NAME,
+        canary=like.canary if like else NAME,
+        at=samples[0].at,
+        samples=tuple(samples),
+        identity=like.identity if like else Identity(input_hash=NAME),
+        provenance=like.provenance if like else {},
+    )
+
+
+def _judge_bursts(bursts: Iterable[Burst], baseline: Baseline | None, policy: RegressionPolicy) -> Iterator[Verdict]:
+    window: deque[Burst] = deque(maxlen=policy.window)
+    for burst in bursts:
+        window.append(burst)
+        yield judge_latency(list(window), baseline, policy, now=burst.samples[-1].at)
+
+
+def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:
+    every_s = policy.window_s / BUCKETS / JUDGEMENTS_PER_BUCKET
+    windows: dict[str, deque[MemorySample]] = {}
+    born_at: dict[str, float] = {}
+    due_at: dict[str, float] = {}
+    for row, point in enumerate(points):
+        window = windows.setdefault(point.life, deque())
+        window.append(point)
+        if point.at < due_at.get(point.life, -math.inf):
+            continue
+        due_at[point.life] = point.at + every_s
+        while window[0].at < point.at - policy.lookback_s:
+            window.popleft()
+        age_s = point.at - born_at.setdefault(point.life, point.at)
+        window[-1] = replace(point, uptime_s=age_s if point.uptime_s is None else point.uptime_s)
+        yield row, judge_memory(list(window), policy, now=point.at)
+
+
+def _report(judged: Iterable[tuple[int, Verdict]], *, rows: int) -> Iterator[Line]:
+    said: dict[str | None, tuple[Status, Level]] = {}
+    worse, first_worse = 0, None
+    for row, verdict in judged:
+        about = verdict.life if verdict.check is Check.MEMORY else None
+        before, said[about] = said.get(about), (verdict.status, verdict.level)
+        if before == said[about]:
+            continue
+        if verdict.status is Status.WORSE and (before is None or before[0] is not Status.WORSE):
+            worse += 1
+            first_worse = verdict.at if first_worse is None else first_worse
+        yield _line(row, verdict)
+    yield {"type": "summary", "schema": SCHEMA, "rows": rows, "worse": worse, "first_worse": first_worse}
+
+
+def _line(row: int, verdict: Verdict) -> Line:
+    return {
+        "type": "verdict",
+        "schema": SCHEMA,
+        "time": verdict.at,
+        "row": row,
+        "check": verdict.check.value,
+        "status": verdict.status.value,
+        "reason": verdict.reason.value,
+        "cause": verdict.cause.value,
+        "level": verdict.level.value,
+        "since": verdict.since,
+        **{key: verdict.evidence.get(key) for key in _NUMBERS},
+    }

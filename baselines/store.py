@@ -1,0 +1,313 @@
+"""SQL of history and baselines: each function takes the caller's connection, so that it joins the caller's transaction.
+
+Values go in and out as the dataclasses of `probes.messages`, `baseline` and `verdict`; rows never leave this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from sqlalchemy import Connection, Row, desc, func, insert, select
+from sqlalchemy.dialects.sqlite import insert as upsert
+
+from baselines import schema
+from baselines.baseline import Baseline
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from probes.messages import Burst, Identity, MemorySample, OpStat, Outcome, Output, Sample, Snapshot
+
+_SAMPLE_FIELDS = tuple(f.name for f in fields(Sample))
+_MEMORY_FIELDS = tuple(f.name for f in fields(MemorySample))
+
+
+# --- bursts ---------------------------------------------------------------------------------------------------------
+
+
+def add_burst(connection: Connection, burst: Burst) -> None:
+    """Store one burst and its samples. Golden values of the output are dropped: answers are never stored whole."""
+    failed = next((s.outcome for s in burst.samples if s.outcome is not Outcome.GOOD), Outcome.GOOD)
+    result = connection.execute(
+        insert(schema.bursts).values(
+            target=burst.target,
+            canary=burst.canary,
+            at=burst.at,
+            outcome=failed,
+            identity=asdict(burst.identity),
+            provenance=dict(burst.provenance),
+            output=asdict(replace(burst.output, values=())) if burst.output else None,
+            generation=burst.generation,
+            workers_alive=burst.workers_alive,
+            worker_cpu=burst.worker_cpu,
+            facts=dict(burst.facts),
+        )
+    )
+    key = result.inserted_primary_key
+    assert key is not None
+    connection.execute(insert(schema.samples), [{"burst_id": key[0], **asdict(s)} for s in burst.samples])
+
+
+def bursts_since(connection: Connection, target: str, canary: str, *, since: float = 0.0, limit: int) -> list[Burst]:
+    """The newest `limit` bursts not older than `since`, oldest first."""
+    b = schema.bursts
+    rows = connection.execute(
+        select(b)
+        .where(b.c.target == target, b.c.canary == canary, b.c.at >= since)
+        .order_by(desc(b.c.at), desc(b.c.id))
+        .limit(limit)
+    ).all()
+    samples: dict[int, list[Sample]] = {row.id: [] for row in rows}
+    s = schema.samples
+    for chunk in chunks(list(samples), 500):
+        for row in connection.execute(select(s).where(s.c.burst_id.in_(chunk)).order_by(s.c.id)):
+            samples[row.burst_id].append(_sample(row))
+    return [_burst(row, tuple(samples[row.id])) for row in reversed(rows) if samples[row.id]]
+
+
+def last_good_at(connection: Connection, target: str, canary: str) -> float | None:
+    """When a burst last gave nothing but good answers; None when it never did."""
+    b = schema.bursts
+    found = connection.execute(
+        select(func.max(b.c.at)).where(b.c.target == target, b.c.canary == canary, b.c.outcome == Outcome.GOOD)
+    ).scalar()
+    return None if found is None else float(found)
+
+
+def _sample(row: Row[Any]) -> Sample:
+    values = {name: getattr(row, name) for name in _SAMPLE_FIELDS}
+    return Sample(**(values | {"outcome": Outcome(row.outcome)}))
+
+
+def _burst(row: Row[Any], samples: tuple[Sample, ...]) -> Burst:
+    return Burst(
+        target=row.target,
+        canary=row.canary,
+        at=row.at,
+        samples=samples,
+        identity=Identity(**row.identity),
+        output=_output(row.output),
+        provenance=row.provenance,
+        generation=row.generation,
+        workers_alive=row.workers_alive,
+        worker_cpu=row.worker_cpu,
+        facts=row.facts,
+    )
+
+
+def _output(stored: Mapping[str, Any] | None) -> Output | None:
+    if stored is None:
+        return None
+    shape = stored["shape"]
+    return Output(
+        **{
+            **stored,
+            "shape": None if shape is None else tuple(shape),
+            "values": tuple(stored["values"]),
+            "top_k": tuple(stored["top_k"]),
+        }
+    )
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+def add_memory(connection: Connection, samples: Sequence[MemorySample]) -> None:
+    """Store memory samples and remember their lives."""
+    if not samples:
+        return
+    connection.execute(insert(schema.memory_samples), [asdict(s) for s in samples])
+    for s in samples:
+        row = {"target": s.target, "life": s.life, "slot": s.slot, "first_seen": s.at, "last_seen": s.at}
+        connection.execute(
+            upsert(schema.lives)
+            .values(row)
+            .on_conflict_do_update(index_elements=["target", "life"], set_={"last_seen": s.at, "slot": s.slot})
+        )
+
+
+def memory_since(connection: Connection, target: str, life: str, *, since: float = 0.0) -> list[MemorySample]:
+    """The samples of one life not older than `since`, oldest first."""
+    m = schema.memory_samples
+    rows = connection.execute(select(m).where(m.c.target == target, m.c.life == life, m.c.at >= since).order_by(m.c.at))
+    return [MemorySample(**{name: getattr(row, name) for name in _MEMORY_FIELDS}) for row in rows]
+
+
+def latest_memory(connection: Connection, target: str) -> list[MemorySample]:
+    """The newest sample of each slot, by slot; empty when none was ever taken."""
+    m = schema.memory_samples
+    newest = select(func.max(m.c.id)).where(m.c.target == target).group_by(m.c.slot)
+    rows = connection.execute(select(m).where(m.c.id.in_(newest)).order_by(m.c.slot))
+    return [MemorySample(**{name: getattr(row, name) for name in _MEMORY_FIELDS}) for row in rows]
+
+
+def lives_seen(connection: Connection, target: str) -> list[tuple[str, int, float, float]]:
+    """(life, slot, first seen, last seen) of every life remembered, newest last."""
+    table = schema.lives
+    rows = connection.execute(select(table).where(table.c.target == target).order_by(table.c.last_seen))
+    return [(row.life, row.slot, row.first_seen, row.last_seen) for row in rows]
+
+
+# --- baselines ------------------------------------------------------------------------------------------------------
+
+
+def save_baseline(connection: Connection, baseline: Baseline) -> Baseline:
+    """Store a baseline and return it with its id. It is not active until promoted."""
+    result = connection.execute(
+        insert(schema.baselines).values(
+            target=baseline.target,
+            canary=baseline.canary,
+            taken_at=baseline.taken_at,
+            label=baseline.label,
+            provisional=baseline.provisional,
+            identity=asdict(baseline.identity),
+            provenance=dict(baseline.provenance),
+            golden=asdict(baseline.golden) if baseline.golden else None,
+            bursts=[list(b) for b in baseline.bursts],
+            controls=[list(c) for c in baseline.controls],
+        )
+    )
+    key = result.inserted_primary_key
+    assert key is not None
+    return replace(baseline, id=key[0])
+
+
+def promote(connection: Connection, baseline: Baseline, *, at: float, by: str, why: str) -> None:
+    """Make a stored baseline the active one of its canary."""
+    assert baseline.id is not None
+    connection.execute(
+        insert(schema.promotions).values(
+            target=baseline.target, canary=baseline.canary, baseline_id=baseline.id, at=at, by=by, why=why
+        )
+    )
+
+
+def active_baseline(connection: Connection, target: str, canary: str) -> Baseline | None:
+    """The baseline promoted last; None before the first."""
+    found = promotions(connection, target, canary, limit=1)
+    return get_baseline(connection, found[0].baseline_id) if found else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Promotion:
+    """Who made which baseline active, when and why."""
+
+    baseline_id: int
+    at: float
+    by: str
+    why: str
+
+
+def promotions(connection: Connection, target: str, canary: str, *, limit: int = 100) -> list[Promotion]:
+    """The promotions of a canary, newest first."""
+    p = schema.promotions
+    rows = connection.execute(
+        select(p).where(p.c.target == target, p.c.canary == canary).order_by(desc(p.c.id)).limit(limit)
+    )
+    return [Promotion(baseline_id=r.baseline_id, at=r.at, by=r.by, why=r.why) for r in rows]
+
+
+def get_baseline(connection: Connection, baseline_id: int) -> Baseline | None:
+    """The baseline of that id; None when there is none."""
+    row = connection.execute(select(schema.baselines).where(schema.baselines.c.id == baseline_id)).first()
+    return _baseline(row) if row else None
+
+
+def list_baselines(connection: Connection, target: str, canary: str | None = None) -> list[Baseline]:
+    """The stored baselines of a target, newest first."""
+    b = schema.baselines
+    query = select(b).where(b.c.target == target).order_by(desc(b.c.id))
+    if canary is not None:
+        query = query.where(b.c.canary == canary)
+    return [_baseline(row) for row in connection.execute(query)]
+
+
+def _baseline(row: Row[Any]) -> Baseline:
+    return Baseline(
+        id=row.id,
+        target=row.target,
+        canary=row.canary,
+        taken_at=row.taken_at,
+        label=row.label,
+        provisional=row.provisional,
+        identity=Identity(**row.identity),
+        provenance=row.provenance,
+        golden=_output(row.golden),
+        bursts=tuple(tuple(b) for b in row.bursts),
+        controls=tuple(tuple(c) for c in row.controls),
+    )
+
+
+# --- snapshots ------------------------------------------------------------------------------------------------------
+
+
+def save_snapshot(connection: Connection, snapshot: Snapshot) -> None:
+    """Store a profiler snapshot."""
+    connection.execute(
+        insert(schema.snapshots).values(
+            **{f.name: getattr(snapshot, f.name) for f in fields(Snapshot) if f.name not in ("ops", "environment")},
+            ops=[asdict(op) for op in snapshot.ops],
+            environment=dict(snapshot.environment),
+        )
+    )
+
+
+def latest_snapshot(connection: Connection, target: str, canary: str) -> Snapshot | None:
+    """The newest snapshot of a canary; None when none was taken."""
+    s = schema.snapshots
+    row = connection.execute(
+        select(s).where(s.c.target == target, s.c.canary == canary).order_by(desc(s.c.at)).limit(1)
+    ).first()
+    if row is None:
+        return None
+    values = {f.name: getattr(row, f.name) for f in fields(Snapshot)}
+    return Snapshot(**(values | {"ops": tuple(OpStat(**op) for op in row.ops)}))
+
+
+# --- verdicts -------------------------------------------------------------------------------------------------------
+
+
+def save_verdict(connection: Connection, verdict: Verdict) -> None:
+    """Store a verdict. Callers store changes only; see `pipeline`."""
+    connection.execute(
+        insert(schema.verdicts).values(
+            **{f.name: getattr(verdict, f.name) for f in fields(Verdict) if f.name not in ("strikes", "evidence")},
+            evidence=dict(verdict.evidence),
+        )
+    )
+
+
+def latest_verdicts(connection: Connection) -> list[Verdict]:
+    """The newest stored verdict of each (target, check, subject)."""
+    v = schema.verdicts
+    newest = select(func.max(v.c.id)).group_by(v.c.target, v.c.check, v.c.subject)
+    return [_verdict(row) for row in connection.execute(select(v).where(v.c.id.in_(newest)).order_by(v.c.id))]
+
+
+def verdict_history(connection: Connection, target: str, *, since: float = 0.0, limit: int = 200) -> list[Verdict]:
+    """Changes of verdict of a target, newest first."""
+    v = schema.verdicts
+    rows = connection.execute(
+        select(v).where(v.c.target == target, v.c.at >= since).order_by(desc(v.c.id)).limit(limit)
+    )
+    return [_verdict(row) for row in rows]
+
+
+def _verdict(row: Row[Any]) -> Verdict:
+    return Verdict(
+        target=row.target,
+        check=Check(row.check),
+        subject=row.subject,
+        at=row.at,
+        status=Status(row.status),
+        reason=Reason(row.reason),
+        cause=Cause(row.cause),
+        level=Level(row.level),
+        since=row.since,
+        life=row.life,
+        evidence=row.evidence,
+    )
+
+
+def chunks(items: Sequence[int], size: int) -> list[Sequence[int]]:
+    """Slices that stay below SQLite's limit on bound variables."""
+    return [items[i : i + size] for i in range(0, len(items), size)]

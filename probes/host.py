@@ -1,0 +1,164 @@
+"""What Linux tells about processes, sockets and memory limits, read from /proc and the cgroup file system.
+
+Every reader answers None or an empty set when the process is gone or not ours to see; none raises.
+Formats: proc_pid_stat(5), proc_net(5), and the kernel's cgroup-v1/memory.rst and cgroup-v2.rst.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from pathlib import Path
+
+IpAddress = IPv4Address | IPv6Address
+Endpoint = tuple[IpAddress, int]
+
+_LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
+_UNIX_LISTENING = 0x10000  # __SO_ACCEPTCON of include/uapi/linux/net.h
+_NO_LIMIT = 1 << 60  # cgroup v1 writes "no limit" as about 2**63
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stat:
+    """state: one letter (Z is a zombie). start_ticks: clock ticks since boot."""
+
+    pid: int
+    state: str
+    parent_pid: int
+    start_ticks: int
+
+    @property
+    def is_running(self) -> bool:
+        return self.state not in "ZXx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Host:
+    """The machine as seen from here; other roots are for recorded trees."""
+
+    proc: Path = Path("/proc")
+    cgroup: Path = Path("/sys/fs/cgroup")
+
+    def pids(self) -> list[int]:
+        try:
+            return sorted(int(entry.name) for entry in self.proc.iterdir() if entry.name.isdecimal())
+        except OSError:
+            return []
+
+    def stat(self, pid: int) -> Stat | None:
+        text = _read(self.proc / str(pid) / "stat")
+        # The name in parentheses may hold spaces and parentheses itself; what follows the last one may not.
+        fields = text.rpartition(")")[2].split()
+        if len(fields) < 20:
+            return None
+        return Stat(pid=pid, state=fields[0], parent_pid=int(fields[1]), start_ticks=int(fields[19]))
+
+    def running(self) -> dict[int, Stat]:
+        stats = (self.stat(pid) for pid in self.pids())
+        return {s.pid: s for s in stats if s is not None and s.is_running}
+
+    def command_line(self, pid: int) -> list[str]:
+        return _read(self.proc / str(pid) / "cmdline").split("\0")
+
+    def sockets(self, pid: int) -> set[int]:
+        """Inodes of the sockets that the process has open."""
+        found: set[int] = set()
+        try:
+            entries = list((self.proc / str(pid) / "fd").iterdir())
+        except OSError:
+            return found
+        for entry in entries:
+            try:
+                match = re.fullmatch(r"socket:\[(\d+)\]", str(entry.readlink()))
+            except OSError:
+                continue
+            if match is not None:
+                found.add(int(match[1]))
+        return found
+
+    def listeners(self) -> dict[int, int | None]:
+        """Port by inode of every listening socket; None for one on a path."""
+        found: dict[int, int | None] = {}
+        for row in self._tcp():
+            if row[3] == _LISTEN:
+                found[int(row[9])] = int(row[1].rpartition(":")[2], 16)
+        for line in _read(self.proc / "net" / "unix").splitlines()[1:]:
+            fields = line.split()
+            if int(fields[3], 16) & _UNIX_LISTENING:
+                found[int(fields[6])] = None
+        return found
+
+    def connections(self, *, local: Endpoint, remote: Endpoint) -> set[int]:
+        """Inodes of the TCP sockets with these two ends, without those not accepted yet or closed (inode 0)."""
+        rows = (row for row in self._tcp() if row[3] != _LISTEN and row[9] != "0")
+        return {int(row[9]) for row in rows if _endpoint(row[1]) == local and _endpoint(row[2]) == remote}
+
+    def anon_bytes(self, pid: int) -> int | None:
+        """RssAnon: private memory in RAM, without mapped files and shared memory."""
+        match = re.search(r"^RssAnon:\s+(\d+) kB$", _read(self.proc / str(pid) / "status"), re.MULTILINE)
+        return None if match is None else int(match[1]) * 1024
+
+    def capacity_bytes(self, pid: int) -> int | None:
+        """What the process's memory can grow to: the smallest limit of its cgroups, at most the machine's memory."""
+        match = re.search(r"^MemTotal:\s+(\d+) kB$", _read(self.proc / "meminfo"), re.MULTILINE)
+        limits = [] if match is None else [int(match[1]) * 1024]
+        for line in _read(self.proc / str(pid) / "cgroup").splitlines():
+            hierarchy, controllers, path = line.split(":", 2)
+            if hierarchy == "0":
+                limits += _limits(self.cgroup, path, "memory.max")
+            elif "memory" in controllers.split(","):
+                limits += _limits(self.cgroup / "memory", path, "memory.limit_in_bytes")
+        return min(limits, default=None)
+
+    def uptime_s(self) -> float | None:
+        """Seconds since boot."""
+        first = _read(self.proc / "uptime").split()[:1]
+        return float(first[0]) if first else None
+
+    def _tcp(self) -> Iterator[list[str]]:
+        for name in ("tcp", "tcp6"):
+            for line in _read(self.proc / "net" / name).splitlines()[1:]:
+                yield line.split()
+
+
+def endpoint(host: str, port: int) -> Endpoint | None:
+    """An address as sockets give it; None when `host` is no IP address."""
+    try:
+        return _plain(ip_address(host.partition("%")[0])), port
+    except ValueError:
+        return None
+
+
+def _endpoint(text: str) -> Endpoint:
+    """From the kernel's `0100007F:1F90`: 32-bit words in the machine's byte order, port in hexadecimal."""
+    address, _, port = text.partition(":")
+    words = (address[i : i + 8] for i in range(0, len(address), 8))
+    packed = b"".join(int(word, 16).to_bytes(4, sys.byteorder) for word in words)
+    return _plain(IPv4Address(packed) if len(packed) == 4 else IPv6Address(packed)), int(port, 16)
+
+
+def _plain(address: IpAddress) -> IpAddress:
+    """A server on [::] sees 127.0.0.1 as ::ffff:127.0.0.1."""
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+
+
+def _limits(root: Path, path: str, name: str) -> list[int]:
+    """Limits of a cgroup and all above it.
+
+    In a container the path may be one of the host's, or point above the root: what is not there is left out, and the
+    root's own file, which is the container's limit, is always looked at.
+    """
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
+    texts = (_read(folder / name).strip() for folder in folders)
+    return [int(text) for text in texts if text.isdecimal() and int(text) < _NO_LIMIT]
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

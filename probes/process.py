@@ -1,0 +1,211 @@
+"""The processes that serve a target: which they are, whether they still live, and how much memory they hold.
+
+How workers are found (`workers = "auto"`), with what each rule is there for:
+
+- `port`: the processes that hold the listening socket. A holder that another holder started is that one's worker:
+  gunicorn's and uvicorn's master (`--workers 2`) open the socket and hand it to their children. A single process, or
+  several that opened the port each for itself (SO_REUSEPORT), are workers themselves.
+- `pid_file`: the children that hold a listening socket of the named process, else the process itself. So a master is
+  replaced by its workers, while a plain script, or a single uvicorn with helper processes, stands for itself.
+- `parent_pid`: the same; but where no child shares a socket, its children, as the word parent says. Python's own helper
+  (multiprocessing's resource tracker) is nobody's worker.
+
+`self` takes the process that was named (for a port: the topmost holder), `children` its children. A server that forks
+helpers after it opened its socket (a process pool) needs `self`: they hold the socket too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from probes.gpu.reader import GpuReader, GpuReading
+from probes.host import Host, Stat, endpoint
+from probes.messages import Life, MemorySample
+
+_HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.semaphore_tracker")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessSpec:
+    """How to find a target's processes: exactly one of the first three, else ValueError."""
+
+    pid_file: Path | None = None
+    port: int | None = None
+    parent_pid: int | None = None
+    workers: Literal["auto", "self", "children"] = "auto"
+
+    def __post_init__(self) -> None:
+        if sum(given is not None for given in (self.pid_file, self.port, self.parent_pid)) != 1:
+            raise ValueError("exactly one of pid_file, port and parent_pid is needed")
+
+
+class WorkerWatch:
+    """A target's workers over time. May be asked from several threads.
+
+    gpu: figures of the workers on the GPU; None on a machine or for a target without one.
+    """
+
+    def __init__(
+        self, spec: ProcessSpec, *, target: str, gpu: GpuReader | None = None, host: Host | None = None
+    ) -> None:
+        self._spec = spec
+        self._target = target
+        self._gpu = gpu
+        self._host = host or Host()
+        self._slots: dict[int, Life] = {}
+        self._lock = threading.Lock()
+
+    def find(self) -> dict[int, Life]:
+        """Workers by slot; empty when there are none. A life keeps its slot, a new one takes the lowest free one."""
+        found = find_workers(self._spec, self._host)
+        with self._lock:
+            kept = {slot: life for slot, life in self._slots.items() if life in found}
+            free = (slot for slot in range(len(found) + len(kept)) if slot not in kept)
+            new = sorted(found - set(kept.values()), key=lambda life: (life.start_ticks, life.pid))
+            self._slots = dict(sorted({**kept, **dict(zip(free, new, strict=False))}.items()))
+            return dict(self._slots)
+
+    def generation(self) -> str | None:
+        """See `generation_of`."""
+        return generation_of(self.find().values())
+
+    def sample(self, now: float) -> list[MemorySample]:
+        """Memory of every worker at `now`; empty when there are none. A figure that cannot be read is None."""
+        workers = self.find()
+        samples = [self._measure(slot, life, now) for slot, life in workers.items()]
+        if self._gpu is None or not self._gpu.available or not samples:
+            return samples
+        reading = self._gpu.read()
+        return [_with_gpu(sample, workers[sample.slot].pid, reading) for sample in samples]
+
+    def _measure(self, slot: int, life: Life, now: float) -> MemorySample:
+        anon, capacity = self._host.anon_bytes(life.pid), self._host.capacity_bytes(life.pid)
+        uptime = self._host.uptime_s()
+        alive = is_alive(life, host=self._host)  # asked last: else the figures may be those of the pid's next owner
+        age = None if uptime is None else uptime - life.start_ticks / os.sysconf("SC_CLK_TCK")
+        return MemorySample(
+            target=self._target,
+            slot=slot,
+            life=life.key,
+            at=now,
+            host_anon_bytes=anon if alive else None,
+            capacity_bytes=capacity if alive else None,
+            uptime_s=age if age is not None and age >= 0 else None,
+        )
+
+
+def life_of(pid: int, *, host: Host | None = None) -> Life | None:
+    """The life that has this pid now; None when no process has, or only a zombie."""
+    stat = (host or Host()).stat(pid)
+    return None if stat is None or not stat.is_running else _life(stat)
+
+
+def is_alive(life: Life, *, host: Host | None = None) -> bool:
+    """Whether this very process still runs: another one with its pid does not count, nor does a zombie."""
+    return life_of(life.pid, host=host) == life
+
+
+def generation_of(lives: Iterable[Life]) -> str | None:
+    """12 hex digits that change whenever the set of lives does; None for an empty set."""
+    keys = sorted(life.key for life in lives)
+    return hashlib.sha256(" ".join(keys).encode()).hexdigest()[:12] if keys else None
+
+
+def cpu_seconds(lives: Iterable[Life]) -> dict[Life, float]:
+    """CPU time each life has used, in seconds to the nanosecond; one that is gone is left out.
+
+    By the process's CPU clock: utime and stime of /proc/PID/stat count in steps of 10 ms, longer than many a request.
+    Its number is built as clock_getcpuclockid(3) does.
+    """
+    found: dict[Life, float] = {}
+    for life in lives:
+        try:
+            found[life] = time.clock_gettime((~life.pid << 3) | 2)
+        except OSError:
+            continue
+    return found
+
+
+def peer_life(
+    local: tuple[str, int], peer: tuple[str, int], candidates: Iterable[Life], *, host: Host | None = None
+) -> Life | None:
+    """Which of the candidates holds the other end of a connection on this machine.
+
+    local, peer: our own and the server's (host, port). None on any doubt: another machine or network namespace, a
+    connection that is not accepted yet or closed, a proxy in between, or a socket that several processes hold.
+    """
+    host = host or Host()
+    ours, theirs = endpoint(*local), endpoint(*peer)
+    if ours is None or theirs is None:
+        return None
+    inodes = host.connections(local=theirs, remote=ours)
+    holders = [life for life in candidates if inodes & host.sockets(life.pid) and is_alive(life, host=host)]
+    return holders[0] if len(inodes) == 1 and len(holders) == 1 else None
+
+
+def find_workers(spec: ProcessSpec, host: Host) -> set[Life]:
+    """The workers that run now, by the rules at the top of this file."""
+    running = host.running()
+    if spec.port is not None:
+        inodes = {inode for inode, port in host.listeners().items() if port == spec.port}
+        holders = {pid for pid in running if inodes & host.sockets(pid)} if inodes else set[int]()
+        named = {pid for pid in holders if running[pid].parent_pid not in holders}
+        sharing = {pid for pid in holders if running[pid].parent_pid in named}
+    else:
+        pid = _read_pid(spec.pid_file) if spec.parent_pid is None else spec.parent_pid
+        named = {pid} if pid is not None and pid in running else set[int]()
+        sharing = _children_sharing_a_socket(named, running, host)
+    if spec.workers == "self":
+        chosen = named
+    elif spec.workers == "children":
+        chosen = _children(named, running, host)
+    elif sharing:
+        # A port's topmost holders without children of their own serve too.
+        chosen = sharing | {pid for pid in named if not any(running[s].parent_pid == pid for s in sharing)}
+    else:
+        chosen = (_children(named, running, host) if spec.parent_pid is not None else set()) or named
+    return {_life(running[pid]) for pid in chosen}
+
+
+def _children(parents: set[int], running: dict[int, Stat], host: Host) -> set[int]:
+    children = {stat.pid for stat in running.values() if stat.parent_pid in parents}
+    return {pid for pid in children if not any(h in word for word in host.command_line(pid) for h in _HELPERS)}
+
+
+def _children_sharing_a_socket(parents: set[int], running: dict[int, Stat], host: Host) -> set[int]:
+    children = _children(parents, running, host)
+    if not children:
+        return set()
+    listening = host.listeners().keys()
+    opened = {inode for parent in parents for inode in host.sockets(parent) & listening}
+    return {pid for pid in children if opened & host.sockets(pid)}
+
+
+def _read_pid(path: Path | None) -> int | None:
+    """The first line of a pid file; None while there is no file or no number in it."""
+    try:
+        text = path.read_text(errors="replace") if path is not None else ""
+    except OSError:
+        return None
+    first = text.strip().partition("\n")[0].strip()
+    return int(first) if first.isdecimal() and len(first) <= 10 else None
+
+
+def _life(stat: Stat) -> Life:
+    return Life(pid=stat.pid, start_ticks=stat.start_ticks)
+
+
+def _with_gpu(sample: MemorySample, pid: int, reading: GpuReading) -> MemorySample:
+    return replace(
+        sample,
+        gpu_used_bytes=reading.used_by(pid),
+        gpu_capacity_bytes=reading.capacity_for(pid),
+        device_used_bytes=reading.device_used_for(pid),
+    )

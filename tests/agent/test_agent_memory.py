@@ -1,0 +1,58 @@
+"""Memory of the worker's own process."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from watchdog_agent import memory
+
+
+def test_host_memory_is_the_kernels_figure() -> None:
+    """RssAnon in bytes, close to what psutil derives from rss - shared."""
+    anon = memory.host_anon_bytes()
+    info = psutil.Process().memory_info()
+    assert anon is not None
+    assert anon == pytest.approx(info.rss - info.shared, rel=0.05, abs=8e6)
+
+
+def test_host_memory_is_unknown_without_proc(tmp_path: Path) -> None:
+    """None rather than zero: missing file, and a kernel that has no such line."""
+    assert memory.host_anon_bytes(str(tmp_path / "missing")) is None
+    (tmp_path / "status").write_text("Name:\tpython\nVmRSS:\t100 kB\n")
+    assert memory.host_anon_bytes(str(tmp_path / "status")) is None
+
+
+def test_asking_does_not_initialise_cuda() -> None:
+    """No allocator figures without CUDA, and no context of 500 MB for having asked."""
+    if torch.cuda.is_initialized():
+        pytest.skip("an earlier test of this process has initialised CUDA")
+    memory.reset_peak()
+    assert memory.allocator_bytes() == {}
+    assert set(memory.facts()) == {"host_anon_bytes"}
+    assert not torch.cuda.is_initialized()
+
+
+@pytest.mark.gpu
+def test_allocator_figures_follow_a_tensor() -> None:
+    """Current rises and falls with a tensor; the peak stays until it is reset."""
+    if not torch.cuda.is_available():
+        if os.environ.get("REQUIRE_GPU") == "1":
+            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
+        pytest.skip("torch sees no CUDA device")
+    before = torch.ones(1, device="cuda")
+    start = memory.allocator_bytes()["allocated_bytes"]
+    held = torch.ones(1 << 20, device="cuda")
+    assert memory.allocator_bytes()["allocated_bytes"] == start + (4 << 20)
+    del held
+    now = memory.allocator_bytes()
+    assert now["allocated_bytes"] == start
+    assert now["peak_allocated_bytes"] >= start + (4 << 20)
+    assert now["reserved_bytes"] >= now["allocated_bytes"]
+    memory.reset_peak()
+    assert memory.allocator_bytes()["peak_allocated_bytes"] == start
+    del before

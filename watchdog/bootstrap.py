@@ -1,0 +1,245 @@
+"""The composition root: the one place where configuration becomes objects."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import httpx
+from prometheus_client import CollectorRegistry
+
+from alerts.episode import RecyclePolicy
+from alerts.notifiers import NOTIFIERS
+from alerts.notifiers.delivery import Notifier, Route
+from alerts.recyclers import Recycler
+from alerts.recyclers.command import CommandRecycler
+from alerts.recyclers.process import ProcessRecycler
+from baselines.availability import AvailabilityPolicy
+from baselines.database import Database
+from baselines.leak import LeakPolicy
+from baselines.limits import LimitsPolicy
+from baselines.regression import RegressionPolicy
+from baselines.retention import RetentionPolicy
+from baselines.verdict import Level
+from probes.canary.burst import Canary, CanaryPlan
+from probes.canary.http import HttpCanary
+from probes.canary.torch import TorchCanary
+from probes.expectation import Expectation
+from probes.gpu.reader import GpuReader
+from probes.process import ProcessSpec, WorkerWatch, is_alive
+from watchdog.config import (
+    Config,
+    HttpCanarySection,
+    NotifierSection,
+    RecycleSection,
+    StoreSection,
+    TargetSection,
+    TorchCanarySection,
+)
+from watchdog.metrics import Metrics
+from watchdog.target import Policies, Target
+
+
+def new_id(prefix: str) -> str:
+    """An id that is unique and short enough to type."""
+    return f"{prefix}-{secrets.token_hex(4)}"
+
+
+def build_targets(
+    config: Config, database: Database, *, sleep: Callable[[float], object] = time.sleep
+) -> dict[str, Target]:
+    """The targets by name, in the order of the configuration. NVML is opened once, unless every target is on a CPU."""
+    gpu = GpuReader.open() if any(t.device != "cpu" for t in config.target) else None
+    return {t.name: _build_target(t, config, database, gpu, sleep) for t in config.target}
+
+
+def _build_target(
+    section: TargetSection, config: Config, database: Database, gpu: GpuReader | None, sleep: Callable[[float], object]
+) -> Target:
+    gpu = gpu if section.device != "cpu" else None
+    workers = None
+    if section.process is not None:
+        spec = ProcessSpec(**section.process.model_dump())
+        workers = WorkerWatch(spec, target=section.name, gpu=gpu)
+    recycle = section.recycle
+    return Target(
+        name=section.name,
+        mode=section.mode,
+        device=section.device,
+        auto_baseline=section.auto_baseline,
+        canaries={c.name: _build_canary(section, c, workers) for c in section.canary},
+        expectations={c.name: _expectation(c) for c in section.canary},
+        policies=policies_of(section),
+        database=database,
+        turns=database.path,
+        now=time.time,
+        monotonic=time.monotonic,
+        sleep=sleep,
+        workers=workers,
+        gpu=gpu,
+        group=section.group,
+        peers=frozenset(
+            t.name for t in config.target if section.group and t.group == section.group and t.name != section.name
+        ),
+        recycler=_build_recycler(section.name, recycle) if recycle else None,
+        drain_s=recycle.drain if recycle else 0.0,
+        ready_timeout_s=recycle.ready_timeout if recycle else 600.0,
+        verify_bursts=recycle.verify_bursts if recycle else 3,
+        memory_interval_s=section.leak.interval,
+    )
+
+
+def _build_canary(
+    target: TargetSection, section: HttpCanarySection | TorchCanarySection, workers: WorkerWatch | None
+) -> Canary:
+    plan = CanaryPlan(
+        interval_s=section.interval,
+        timeout_s=section.timeout,
+        size=section.burst,
+        warmup=section.warmup,
+        max_busy=section.max_busy,
+    )
+    expectation = _expectation(section)
+    if isinstance(section, TorchCanarySection):
+        return TorchCanary(
+            target=target.name,
+            name=section.name,
+            plan=plan,
+            expectation=expectation,
+            model=section.model,
+            input_spec=section.input,
+            python=section.python,
+            weights=section.weights,
+            device=target.device,
+            load_timeout_s=section.load_timeout,
+        )
+    body, content_type = None, None
+    if section.json_ is not None:
+        body, content_type = json.dumps(section.json_).encode(), "application/json"
+    elif section.body_file is not None:
+        body, content_type = section.body_file.read_bytes(), "application/octet-stream"
+    return HttpCanary(
+        target=target.name,
+        name=section.name,
+        plan=plan,
+        expectation=expectation,
+        method=section.method,
+        url=section.url,
+        headers=section.headers,
+        body=body,
+        content_type=content_type,
+        control_url=section.control_url,
+        workers=workers,
+        now=time.time,
+        monotonic=time.monotonic,
+    )
+
+
+def _expectation(section: HttpCanarySection | TorchCanarySection) -> Expectation:
+    expect = section.expect.model_dump()
+    return Expectation(**expect | {"shape": None if expect["shape"] is None else tuple(expect["shape"])})
+
+
+def _build_recycler(target: str, section: RecycleSection) -> Recycler:
+    """A new kind of recycler is a file in `alerts.recyclers` and a branch here."""
+    if section.kind == "command":
+        assert section.command is not None  # the configuration's own rule
+        return CommandRecycler(target=target, argv=section.command, timeout_s=section.timeout)
+    return ProcessRecycler(
+        grace_s=section.grace,
+        allow_kill=section.allow_kill,
+        alive=is_alive,
+        monotonic=time.monotonic,
+        wait=time.sleep,
+    )
+
+
+def policies_of(section: TargetSection) -> Policies:
+    """The rules of a target; `watchdog replay` uses them too."""
+    recycle = section.recycle
+    leak = section.leak
+    return Policies(
+        availability=AvailabilityPolicy(),
+        regression=RegressionPolicy(threshold=section.regression.threshold, bursts=section.regression.bursts),
+        leak=LeakPolicy(
+            horizon_s=leak.horizon,
+            urgent_s=leak.urgent,
+            warmup_s=leak.warmup,
+            window_s=leak.window,
+            min_gain_bytes=leak.min_gain,
+            capacity_bytes=leak.capacity,
+        ),
+        limits=LimitsPolicy(p95_s=section.limits.p95, memory_ratio=section.limits.memory_ratio),
+        recycle=RecyclePolicy(
+            min_uptime_s=recycle.min_uptime,
+            cooldown_s=recycle.cooldown,
+            budget=recycle.budget,
+            budget_window_s=recycle.budget_window,
+            max_age_s=recycle.max_age,
+            max_age_jitter=recycle.max_age_jitter,
+        )
+        if recycle
+        else RecyclePolicy(),
+    )
+
+
+def retention_of(section: StoreSection) -> RetentionPolicy:
+    """How long history lives."""
+    return RetentionPolicy(
+        samples_s=section.samples,
+        failures_s=section.failures,
+        memory_s=section.memory,
+        max_rows=section.max_rows,
+    )
+
+
+def build_notifier(section: NotifierSection, transport: httpx.BaseTransport) -> Notifier:
+    """One notifier on a shared transport."""
+    return NOTIFIERS[section.kind](
+        name=section.name,
+        url=section.address,
+        transport=transport,
+        now=time.time,
+        secret=section.secret.get_secret_value() if section.secret else None,
+        timeout_s=section.timeout,
+    )
+
+
+def build_transport() -> httpx.HTTPTransport:
+    """The connection pool that notifiers share: no ambient proxies, no retries of its own (the outbox retries)."""
+    return httpx.HTTPTransport(trust_env=False, retries=0)
+
+
+def build_routes(config: Config, transport: httpx.BaseTransport) -> list[Route]:
+    """Who is told what."""
+    return [
+        Route(
+            notifier=build_notifier(section, transport),
+            min_level=Level(section.min_level),
+            targets=frozenset(section.targets),
+        )
+        for section in config.notifier
+    ]
+
+
+def build_metrics(config: Config) -> Metrics:
+    """Metrics on a registry of their own, every counter at zero."""
+    return Metrics(
+        CollectorRegistry(),
+        targets={t.name: [c.name for c in t.canary] for t in config.target},
+        notifiers=[n.name for n in config.notifier],
+    )
+
+
+def lock_path(database: Database) -> Path:
+    """The file whose lock says that a daemon serves this database."""
+    return database.path.with_name(database.path.name + ".daemon.lock")
+
+
+new_episode_id = partial(new_id, "recycle")
+
+Targets = Mapping[str, Target]

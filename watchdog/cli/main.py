@@ -1,0 +1,60 @@
+"""The command line: one file per group of commands. Exit codes: 0 fine, 1 usage or set-up, 2 worse, 3 undecided."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from baselines.database import DatabaseError
+from watchdog.cli import baseline, canary, demo, incidents, notify, recycle, replay, run, setup, show, silence
+from watchdog.cli.session import ExitCode, Refused, err, out
+from watchdog.config import ConfigError
+from watchdog.metrics import package_version
+
+app = typer.Typer(
+    name="watchdog",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Watches a PyTorch model in production: right answer, same speed, no leak.",
+    epilog="Exit codes: 0 fine, 1 usage or set-up, 2 worse, 3 could not decide.",
+)
+
+
+def _print_version(value: bool) -> None:  # noqa: FBT001  (a callback of the parser)
+    if value:
+        out.print(f"inference-watchdog {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+for group in (demo, run, setup, baseline, canary, show, incidents, silence, replay, recycle, notify):
+    group.register(app)
+
+
+def main() -> None:
+    """Entry point of `watchdog`: turns errors that people cause into a message and exit code 1."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:  # the parser's own errors, whose exit code would be 2
+        error.show()
+        code = ExitCode.USAGE
+    except (ConfigError, DatabaseError, Refused) as error:
+        for line in str(error).splitlines():
+            err.print(f"watchdog: {line}", markup=False)
+        code = ExitCode.USAGE
+    except (KeyboardInterrupt, typer.Abort):
+        err.print("watchdog: interrupted")
+        code = ExitCode.USAGE
+    except BrokenPipeError:
+        code = ExitCode.FINE  # the reader (head, less) has seen enough
+    sys.exit(int(code or 0))

@@ -1,0 +1,170 @@
+"""`watchdog replay`: the live detectors on recorded figures, from a file or from the store."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from baselines import store
+from baselines.leak import LeakPolicy
+from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
+from baselines.regression import RegressionPolicy
+from baselines.replay import (
+    apply_what_if,
+    baseline_of,
+    parse_rows,
+    replay_bursts,
+    replay_latency,
+    replay_memory,
+)
+from watchdog.bootstrap import policies_of
+from watchdog.cli.session import DEFAULT_CONFIG, ExitCode, Json, Refused, err, opened, out
+from watchdog.config import load_config, parse_duration
+
+Line = Mapping[str, Any]
+MAX_STORED_BURSTS = 50_000
+
+
+class Metric(StrEnum):
+    LATENCY = "latency"
+    MEMORY = "memory"
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(replay)
+
+
+def replay(  # noqa: PLR0917  (the parser passes by name)
+    file: Annotated[Path | None, typer.Argument(help="A CSV file; from the store without one.")] = None,
+    metric: Annotated[Metric, typer.Option(help="What the file holds, or what to judge.")] = Metric.LATENCY,
+    baseline_rows: Annotated[str | None, typer.Option(metavar="A:B", help="Data rows that are the baseline.")] = None,
+    config: Annotated[Path | None, typer.Option("-c", "--config", metavar="FILE")] = None,
+    target: Annotated[str | None, typer.Option(help="Use this target's rules, or its history.")] = None,
+    canary: Annotated[str | None, typer.Option(help="From the store: one canary; the first without it.")] = None,
+    since: Annotated[str, typer.Option(help="From the store: how far back.")] = "30d",
+    what_if: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Change a rule; repeatable.")] = None,
+    json: Json = False,
+) -> None:
+    """Judge recorded figures with the live detectors. Exit codes: 0 never worse, 2 ever worse, 3 only unknown."""
+    if target is None and config is not None:
+        raise Refused("-c is for the rules of a target: say which with --target")
+    try:
+        regression, leak = _policies(config, target, metric, what_if or [])
+        if file is not None:
+            lines = _from_file(file, metric, baseline_rows, regression, leak)
+        elif target is not None:
+            lines = _from_store(config or DEFAULT_CONFIG, target, canary, since, metric, regression, leak)
+        else:
+            raise Refused("name a file, or a --target whose history is to be judged")
+        statuses = _print(lines, json=json)
+    except ReplayError as error:
+        raise Refused(f"{file}: {error}" if file else str(error)) from error
+    if "WORSE" in statuses:
+        raise typer.Exit(ExitCode.WORSE)
+    raise typer.Exit(ExitCode.FINE if "OK" in statuses else ExitCode.UNDECIDED)
+
+
+def _policies(
+    config: Path | None, target: str | None, metric: Metric, what_if: list[str]
+) -> tuple[RegressionPolicy, LeakPolicy]:
+    regression, leak = RegressionPolicy(), LeakPolicy()
+    if target is not None:
+        policies = policies_of(load_config(config or DEFAULT_CONFIG).find(target))
+        regression, leak = policies.regression, policies.leak
+    for change in what_if:
+        if metric is Metric.LATENCY:
+            regression = apply_what_if(regression, change)
+        else:
+            leak = apply_what_if(leak, change)
+    return regression, leak
+
+
+def _from_file(
+    file: Path, metric: Metric, baseline_rows: str | None, regression: RegressionPolicy, leak: LeakPolicy
+) -> Iterable[Line]:
+    try:
+        text = file.read_text(newline="")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"{file}: {error}") from error
+    if metric is Metric.MEMORY:
+        if baseline_rows is not None:
+            raise Refused("--baseline-rows is for --metric latency")
+        memory = read_memory_csv(text.splitlines(keepends=True))
+        _note(memory.notes)
+        return replay_memory(memory.points, policy=leak)
+    if baseline_rows is None:
+        raise Refused("--metric latency needs --baseline-rows A:B: which rows are normal?")
+    recording = read_latency_csv(text.splitlines(keepends=True))
+    _note(recording.notes)
+    first, last = parse_rows(baseline_rows)
+    baseline = baseline_of(recording.points, first, last)
+    return replay_latency(recording.points, baseline=baseline, first_row=last, policy=regression)
+
+
+def _from_store(
+    config: Path,
+    target: str,
+    canary: str | None,
+    since: str,
+    metric: Metric,
+    regression: RegressionPolicy,
+    leak: LeakPolicy,
+) -> Iterable[Line]:
+    try:
+        begin = time.time() - parse_duration(since)
+    except ValueError as error:
+        raise Refused(f"--since {error}") from error
+    with opened(config) as (parsed, database), database.read() as connection:
+        section = parsed.find(target)
+        if metric is Metric.MEMORY:
+            lives = [life for life, _, _, last in store.lives_seen(connection, target) if last >= begin]
+            points = [p for life in lives for p in store.memory_since(connection, target, life, since=begin)]
+            return replay_memory(sorted(points, key=lambda p: p.at), policy=leak)
+        names = [c.name for c in section.canary]
+        if canary is not None and canary not in names:
+            raise Refused(f"{target} has no canary {canary!r}; there are: {', '.join(names)}")
+        name = canary or names[0]
+        bursts = store.bursts_since(connection, target, name, since=begin, limit=MAX_STORED_BURSTS)
+        if not bursts:
+            raise Refused(f"the store holds no burst of {target}/{name} in the last {since}")
+        return replay_bursts(bursts, baseline=store.active_baseline(connection, target, name), policy=regression)
+
+
+def _note(notes: Iterable[str]) -> None:
+    for note in notes:
+        err.print(f"watchdog: {note}", markup=False)
+
+
+def _print(lines: Iterable[Line], *, json: bool) -> set[str]:
+    """Print as they come; returns the statuses that were ever given."""
+    statuses = set()
+    for line in lines:
+        if line["type"] == "verdict":
+            statuses.add(str(line["status"]))
+        if json:
+            sys.stdout.write(jsonlib.dumps(line) + "\n")
+        else:
+            out.print(_say(line), markup=False)
+    return statuses
+
+
+def _say(line: Line) -> str:
+    if line["type"] == "summary":
+        return f"{line['rows']} rows: worse {line['worse']} time(s)"
+    at = datetime.fromtimestamp(line["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+    text = f"{at}  row {line['row']}  {line['check']} {line['status']}: {line['reason'].replace('_', ' ')}"
+    if line["status"] == "WORSE":
+        text += f", cause {line['cause']}, level {line['level']}"
+    if line["ratio"] is not None:
+        text += f", p95 {line['ratio']:.2f} x baseline"
+    if line["slope_bytes_per_hour"] is not None:
+        text += f", {line['slope_bytes_per_hour'] / 1e6:+.1f} MB/h"
+    return text

@@ -1,0 +1,20 @@
+"""`watchdog run`: the daemon."""
+
+from __future__ import annotations
+
+import typer
+
+from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, opened
+from watchdog.daemon import Daemon
+from watchdog.logs import set_up_logging
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(run)
+
+
+def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
+    """Watch the targets until SIGTERM."""
+    with opened(config) as (parsed, database):
+        set_up_logging(format=parsed.log.format, level=parsed.log.level)
+        Daemon(parsed, database).run()

@@ -1,0 +1,99 @@
+"""`watchdog init` and `watchdog check`: getting to a configuration that works."""
+
+from __future__ import annotations
+
+import time
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+
+from baselines.database import open_database
+from probes.messages import Family
+from watchdog.bootstrap import build_targets
+from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
+from watchdog.config import Config, load_config
+from watchdog.migrations.migrate import bring_up_to_date
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(init)
+    app.command()(check)
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The file to write.")] = DEFAULT_CONFIG,
+) -> None:
+    """Write a small configuration to start from."""
+    text = resources.files("watchdog.cli").joinpath("starter.toml").read_text()
+    try:
+        with path.open("x") as file:
+            file.write(text)
+    except FileExistsError:
+        raise Refused(f"{path} exists and was left as it is; name another file") from None
+    except OSError as error:
+        raise Refused(f"{path}: {error.strerror}") from error
+    out.print(f"wrote {path}; edit it, then: watchdog check --live -c {path}", markup=False)
+
+
+def check(
+    config: ConfigPath = DEFAULT_CONFIG,
+    live: Annotated[bool, typer.Option("--live", help="Also ask every target, process, GPU and notifier.")] = False,
+    json: Json = False,
+) -> None:
+    """Validate the configuration; with --live, see that everything in it can be reached."""
+    parsed = load_config(config)
+    rows = _look(parsed) if live else []
+    bad = [row for row in rows if row["ok"] is False]
+    if json:
+        print_json({"config": str(config), "targets": [t.name for t in parsed.target], "live": rows})
+    else:
+        canaries = sum(len(t.canary) for t in parsed.target)
+        out.print(
+            f"{config}: good. {len(parsed.target)} target(s), {canaries} canary(ies), {len(parsed.notifier)} notifier(s)",
+            markup=False,
+        )
+        for row in rows:
+            mark = {True: "ok  ", False: "FAIL", None: "-   "}[row["ok"]]
+            out.print(f"  {mark} {row['what']}: {row['detail']}", markup=False)
+    raise typer.Exit(ExitCode.WORSE if bad else ExitCode.FINE)
+
+
+def _look(config: Config) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    database = open_database(config.store.url)
+    bring_up_to_date(database)
+    targets = build_targets(config, database)
+    for target in targets.values():
+        for name in target.canaries:
+            answer = target.probe(name, size=1, wait_s=30.0).samples[-1]
+            said = "good" if answer.latency_s is None else f"good, {answer.latency_s * 1000:.1f} ms"
+            detail = said if answer.outcome.family is Family.GOOD else f"{answer.outcome}: {answer.detail}"
+            rows.append({"what": f"{target.name}/{name}", "ok": answer.outcome.family is Family.GOOD, "detail": detail})
+        lives = target.lives()
+        if lives is not None:
+            pids = ", ".join(str(life.pid) for life in lives) or "no process found"
+            rows.append({"what": f"{target.name} workers", "ok": bool(lives), "detail": pids})
+        if target.gpu is not None:
+            seen = "NVML answers" if target.gpu.available else f"no GPU: {target.gpu.why}"
+            wanted = target.device == "cuda"
+            ok = True if target.gpu.available else False if wanted else None
+            rows.append({"what": f"{target.name} GPU", "ok": ok, "detail": seen})
+        target.close()
+    rows += [_reach(n.name, str(n.address)) for n in config.notifier]
+    database.close()
+    return rows
+
+
+def _reach(name: str, address: str) -> dict[str, object]:
+    """Whether a notifier's host accepts a connection; nothing is posted (that is `watchdog notify test`)."""
+    url = httpx.URL(address)
+    began = time.monotonic()
+    try:
+        with httpx.Client(trust_env=False, timeout=5.0) as client:
+            client.head(url.copy_with(path="/", query=None))
+    except httpx.HTTPError as error:
+        return {"what": f"notifier {name}", "ok": False, "detail": f"{url.host}: {type(error).__name__}"}
+    return {"what": f"notifier {name}", "ok": True, "detail": f"{url.host} in {time.monotonic() - began:.2f} s"}

@@ -1,0 +1,208 @@
+r"""The daemon: puts the threads together, starts them, and stops them in order within a deadline.
+
+scheduler pool --burst, memory--> judge thread --commit--> outbox threads (one per notifier)
+                                               \-commit--> recycle desk (a thread per episode)
+web thread: only reads
+"""
+
+from __future__ import annotations
+
+import gc
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+import structlog
+import uvicorn
+
+from alerts import delivery_store, recycle_store
+from alerts import store as alert_store
+from alerts.incident import OPEN, retire
+from alerts.outbox import DeliveryResult, Outbox
+from alerts.recycle_desk import RecycleDesk
+from alerts.recycling import Recycling
+from baselines import retention
+from baselines.database import Database, DatabaseError
+from probes.messages import Burst
+from watchdog.bootstrap import (
+    build_metrics,
+    build_routes,
+    build_targets,
+    build_transport,
+    lock_path,
+    new_episode_id,
+    retention_of,
+)
+from watchdog.config import Config
+from watchdog.effects import Effects
+from watchdog.judge_thread import JudgeThread
+from watchdog.pipeline import Pipeline
+from watchdog.provisional import Provisional
+from watchdog.schedule import Schedule
+from watchdog.turns import Occupied, hold
+from watchdog.web.app import Liveness, create_app
+
+STOP_DEADLINE_S = 10.0
+SWITCH_INTERVAL_S = 0.0005  # how long a probe's thread may wait for the interpreter; Python's default is 5 ms
+
+log = structlog.get_logger("daemon")
+
+
+class Daemon:
+    """One running watchdog on one database."""
+
+    def __init__(self, config: Config, database: Database) -> None:
+        self._config = config
+        self._database = database
+        self._stopping = threading.Event()
+        self._targets = build_targets(config, database, sleep=self._stopping.wait)
+        self._transport = build_transport()
+        self._metrics = build_metrics(config)
+        routes = build_routes(config, self._transport)
+        self._judge = JudgeThread(on_error=self._count_error)
+        self._effects = Effects(
+            self._targets, routes, self._metrics, now=time.time, new_id=new_episode_id, changed=self._wake
+        )
+        self._pipeline = Pipeline(database, self._targets, self._effects, now=time.time)
+        self._provisional = Provisional(database, self._targets, now=time.time)
+        self._outbox = Outbox(database, [r.notifier for r in routes], now=time.time, on_result=self._count_delivery)
+        recycling = Recycling(
+            database,
+            tell=self._effects.tell_recycle,
+            now=time.time,
+            monotonic=time.monotonic,
+            wait=self._stopping.wait,
+        )
+        self._desk = RecycleDesk(
+            database, recycling, self._targets, on_end=self._effects.recycle_ended, on_error=self._count_error
+        )
+        self._schedule = Schedule(
+            self._targets,
+            now=time.time,
+            busy=self._desk.busy,
+            on_burst=self._on_burst,
+            on_memory=lambda target, samples: self._judge.put(partial(self._pipeline.take_memory, target, samples)),
+            on_tick=lambda: self._judge.put(self._pipeline.tick),
+            on_retention=lambda: self._judge.put(self._prune),
+            on_late=self._metrics.lateness.observe,
+            on_error=self._count_error,
+        )
+        app = create_app(
+            database,
+            config,
+            self._metrics.registry,
+            now=time.time,
+            liveness=self._liveness,
+            draining=self._desk.busy,
+        )
+        self._metrics.queue.set_function(self._judge.waiting)
+        self._web = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                host=config.web.host,
+                port=config.web.port,
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=1,
+                lifespan="off",
+            )
+        )
+        self._web_thread = threading.Thread(target=self._serve, name="web", daemon=True)
+
+    def run(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises DatabaseError when another daemon serves this database."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        try:
+            with hold(lock_path(self._database), wait_s=2.0, monotonic=time.monotonic, sleep=time.sleep):
+                self._start()
+                while not self._stopping.wait(1.0):
+                    if not self._web_thread.is_alive():
+                        raise DatabaseError(f"cannot listen on {self._config.web.listen}: see the log")
+                self._stop()
+        except Occupied:
+            raise DatabaseError(f"another watchdog is already running on {self._database.path}") from None
+
+    def _start(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._retire_removed()
+        self._outbox.start()
+        self._judge.start()
+        self._desk.start()
+        self._web_thread.start()
+        gc.freeze()  # what start-up made is never garbage; collections stay short
+        self._schedule.start()
+        log.info(
+            "watching",
+            targets=list(self._targets),
+            web=f"http://{self._config.web.listen}/",
+            database=str(self._database.path),
+        )
+
+    def _stop(self) -> None:
+        """No new probes, judge what is measured, finish the delivery under way, leave episodes to be resumed."""
+        began = time.monotonic()
+        left: Callable[[], float] = lambda: max(0.1, STOP_DEADLINE_S - (time.monotonic() - began))  # noqa: E731
+        log.info("stopping")
+        self._schedule.stop()
+        self._judge.stop(left())
+        self._desk.stop(left())
+        self._outbox.stop(deadline_s=left())
+        self._web.should_exit = True
+        self._web_thread.join(left())
+        for target in self._targets.values():
+            target.close()
+        self._transport.close()
+        log.info("stopped", seconds=round(time.monotonic() - began, 2))
+
+    def _serve(self) -> None:
+        try:
+            self._web.run()
+        except SystemExit:  # uvicorn's way to say that it cannot listen; it has logged why
+            log.error("the web side cannot start", listen=self._config.web.listen)  # noqa: TRY400  (no traceback)
+
+    def _wake(self) -> None:
+        self._outbox.wake()
+        self._desk.wake()
+
+    def _on_burst(self, burst: Burst) -> None:
+        self._metrics.observe_burst(burst)
+        self._judge.put(partial(self._pipeline.take_burst, burst))
+        self._judge.put(partial(self._provisional.consider, burst))
+
+    def _prune(self) -> None:
+        with self._database.write() as connection:
+            deleted = retention.prune(connection, retention_of(self._config.store), now=time.time())
+            deleted += alert_store.prune(connection, now=time.time())
+            deleted += recycle_store.cap_episodes(connection)
+        if deleted:
+            log.info("retention", deleted=deleted)
+
+    def _retire_removed(self) -> None:
+        """Close incidents of targets and canaries that are no longer configured; give up their deliveries' notifiers."""
+        subjects = {(t.name, c.name) for t in self._config.target for c in t.canary}
+        now = time.time()
+        with self._database.write(durable=True) as connection:
+            for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
+                known = incident.target in self._targets and (
+                    incident.subject.startswith("slot ") or (incident.target, incident.subject) in subjects
+                )
+                if incident.state in OPEN and not known:
+                    self._effects.apply(connection, incident, retire(incident, now=now))
+            delivery_store.bury_orphans(connection, [n.name for n in self._config.notifier])
+
+    def _count_error(self, where: str) -> None:
+        self._metrics.errors.labels(where).inc()
+
+    def _count_delivery(self, notifier: str, result: DeliveryResult) -> None:
+        self._metrics.deliveries.labels(notifier, result).inc()
+
+    def _liveness(self) -> Liveness:
+        problems = [] if self._judge.is_alive() else ["the judge thread has ended; restart the daemon"]
+        if self._judge.problem:
+            problems.append(self._judge.problem)
+        return Liveness(problems=tuple(problems))

@@ -1,0 +1,162 @@
+"""What follows from a verdict besides the incident: deliveries and recycle requests in the same transaction, then
+metrics and wake-up calls after the commit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+
+import structlog
+from sqlalchemy import Connection
+
+from alerts import delivery_store, recycle_store
+from alerts import store as alert_store
+from alerts.episode import GateReason, Outcome, Trigger
+from alerts.incident import POLICIES, Event, Incident, RequestRecycle, Step, StepReason, Tell, remind
+from alerts.message import Message, incident_message, recycle_message
+from alerts.notifiers.delivery import Route, recipients
+from alerts.recycle_requests import ask_again, ask_for_age, request
+from alerts.recycle_store import Episode
+from baselines import store
+from baselines.verdict import Status, Verdict, worst
+from watchdog.metrics import Metrics
+from watchdog.target import Target
+
+log = structlog.get_logger("watchdog")
+
+
+class Effects:
+    """Applies what `incident.step` decided.
+
+    changed: called after a commit that may have put something into the outbox or asked for a recycle.
+    """
+
+    def __init__(
+        self,
+        targets: Mapping[str, Target],
+        routes: Sequence[Route],
+        metrics: Metrics,
+        *,
+        now: Callable[[], float],
+        new_id: Callable[[], str],
+        changed: Callable[[], None],
+    ) -> None:
+        self._targets = targets
+        self._routes = routes
+        self._metrics = metrics
+        self._now = now
+        self._new_id = new_id
+        self._changed = changed
+        self._standing: dict[tuple[str, str, str], Verdict] = {}
+
+    def muted(self, connection: Connection, verdict: Verdict | Incident) -> bool:
+        """Whether nobody is to be told now: `mode = "observe"`, or a silence."""
+        observing = verdict.target in self._targets and self._targets[verdict.target].mode == "observe"
+        return observing or alert_store.is_silenced(connection, verdict.target, verdict.check, now=self._now())
+
+    def record_verdict(self, connection: Connection, verdict: Verdict) -> None:
+        """Store a verdict when it says something else than the one before."""
+        key = (verdict.target, verdict.check, verdict.subject)
+        before = self._standing.get(key)
+        if before is None or _words(before) != _words(verdict):
+            store.save_verdict(connection, verdict)
+            log.info("verdict", target=verdict.target, check=verdict.check, subject=verdict.subject, **_words(verdict))
+        self._standing[key] = verdict
+
+    def apply(self, connection: Connection, before: Incident | None, step: Step) -> None:
+        """Save the incident and enqueue what the step asks for."""
+        incident = step.incident
+        if incident is None or (incident is before and not step.effects):
+            return
+        alert_store.save_incident(connection, incident)
+        for effect in step.effects:
+            match effect:
+                case Tell(event=event, why=why):
+                    self._tell_incident(connection, incident, event, why)
+                case RequestRecycle():
+                    asked = request(
+                        incident.target,
+                        Trigger.INCIDENT,
+                        incident.reason,
+                        incident.id,
+                        now=self._now(),
+                        new_id=self._new_id,
+                    )
+                    recycle_store.save_episode(connection, asked)
+
+    def committed(self, verdicts: Sequence[Verdict], firing: Sequence[Incident]) -> None:
+        """After the commit: metrics follow, threads wake."""
+        for verdict in verdicts:
+            self._metrics.observe_verdict(verdict)
+            same = [v for (t, c, _), v in self._standing.items() if (t, c) == (verdict.target, verdict.check)]
+            self._metrics.observe_status(verdict.target, verdict.check, worst(same).status)
+        self._metrics.observe_incidents((i.target, i.check, i.level) for i in firing)
+        if firing or any(v.status is Status.WORSE for v in verdicts):
+            self._changed()
+
+    def remind_all(self, connection: Connection) -> None:
+        """Reminders that are due, requests that the gate may now grant, and workers past their age."""
+        now = self._now()
+        for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
+            muted = self.muted(connection, incident)
+            self.apply(connection, incident, remind(incident, now=now, policy=POLICIES[incident.check], muted=muted))
+        ask_again(connection, self._targets, now=now, new_id=self._new_id)
+        ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
+
+    def tell_recycle(self, connection: Connection, episode: Episode) -> None:
+        """Say how a recycle ended; inside the transaction that ends it."""
+        incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
+        self._enqueue(connection, recycle_message(asdict(episode), incident=incident, now=self._now()), muted=False)
+
+    def recycle_ended(self, episode: Episode) -> None:
+        """After the episode: count it."""
+        target = self._targets.get(episode.target)
+        if episode.outcome is Outcome.BLOCKED and episode.detail == GateReason.MODE:
+            self._metrics.would_recycle.labels(episode.target, episode.reason).inc()
+        elif episode.outcome is not None:
+            reason = "by_hand" if episode.trigger is Trigger.HAND else episode.reason
+            self._metrics.recycles.labels(episode.target, reason, episode.outcome).inc()
+        if target is not None:
+            with target.database.read() as connection:
+                ineffective = recycle_store.ineffective_in_a_row(connection, episode.target)
+            self._metrics.breaker.labels(episode.target).set(ineffective >= target.policy.breaker_limit)
+        self._changed()
+
+    def _tell_incident(self, connection: Connection, incident: Incident, event: Event, why: StepReason) -> None:
+        target = self._targets.get(incident.target)
+        episode = recycle_store.last_of_incident(connection, incident.id)
+        message = incident_message(
+            incident,
+            event,
+            why=why,
+            now=self._now(),
+            mode=target.mode if target else "observe",
+            has_recycler=target is not None and target.recycler is not None,
+            episode=asdict(episode) if episode else None,
+        )
+        log.warning(
+            "incident",
+            event_=event,
+            target=incident.target,
+            check=incident.check,
+            level=incident.level,
+            text=message.title,
+        )
+        self._enqueue(connection, message, muted=self.muted(connection, incident))
+
+    def _enqueue(self, connection: Connection, message: Message, *, muted: bool) -> None:
+        told = (
+            delivery_store.told_notifiers(connection, message.incident_id) if message.incident_id else frozenset[str]()
+        )
+        routes = recipients(message, self._routes, told=told, muted=muted)
+        delivery_store.enqueue_deliveries(connection, message, routes, now=self._now())
+
+
+def _words(verdict: Verdict) -> dict[str, str]:
+    """What makes a verdict another one: not its figures, which change with every burst."""
+    return {
+        "status": verdict.status,
+        "reason": verdict.reason,
+        "cause": verdict.cause,
+        "level": verdict.level,
+    }

@@ -1,0 +1,51 @@
+"""Bringing a database to the schema this version needs. Alembic (240 ms to import) is loaded only when it is behind."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sqlalchemy import inspect
+from sqlalchemy.exc import DatabaseError as SqlError
+
+from baselines.database import Database, DatabaseError
+
+HEAD = "0001"
+"""The newest revision in `versions/`; a test compares the two."""
+
+
+def current_revision(database: Database) -> str | None:
+    """The revision of the file; None for a new one. Raises DatabaseError when the file is not a usable database."""
+    try:
+        with database.read() as connection:
+            if "alembic_version" not in inspect(connection).get_table_names():
+                return None
+            revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+            return None if revision is None else str(revision)
+    except SqlError as error:
+        raise DatabaseError(
+            f"{database.path}: {error.orig}; the file was left as it is: move it aside to start a new history"
+        ) from error
+
+
+def bring_up_to_date(database: Database) -> None:
+    """Create or upgrade the tables. Raises DatabaseError for a file that a newer version wrote, and changes nothing."""
+    revision = current_revision(database)
+    if revision == HEAD:
+        return
+    if revision is not None and revision > HEAD:
+        raise DatabaseError(
+            f"{database.path} has schema {revision}, this version knows {HEAD}: it was written by a newer version; "
+            "install that version or use another store.url"
+        )
+    from alembic import command  # noqa: PLC0415  (see the module's docstring)
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", os.fspath(Path(__file__).parent))
+    try:
+        with database.write(durable=True) as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+    except SqlError as error:
+        raise DatabaseError(f"{database.path}: cannot create the tables: {error.orig}") from error

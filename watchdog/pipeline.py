@@ -1,0 +1,71 @@
+"""One trip of the data: result -> judged -> incident and effects -> one transaction. Read this to know the product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from sqlalchemy import Connection
+
+from alerts import store as alert_store
+from alerts.incident import POLICIES, State, step
+from baselines import store as history
+from baselines.database import Database
+from baselines.verdict import Status, Verdict
+from probes.messages import Burst, MemorySample
+from watchdog.effects import Effects
+from watchdog.judging import judge_burst, judge_memory_samples
+from watchdog.target import Target
+
+Record = Callable[[Connection], None]
+
+
+class Pipeline:
+    """Runs on one thread, so that the results of a target are judged in the order in which they were measured."""
+
+    def __init__(
+        self, database: Database, targets: Mapping[str, Target], effects: Effects, *, now: Callable[[], float]
+    ) -> None:
+        self._database, self._targets, self._effects, self._now = database, targets, effects, now
+
+    def take_burst(self, burst: Burst) -> None:
+        """Judge one burst on the history before it; store it with everything that follows."""
+        with self._database.read() as connection:
+            verdicts = judge_burst(connection, burst, self._targets[burst.target], now=self._now())
+        self._conclude(verdicts, lambda connection: history.add_burst(connection, burst))
+
+    def take_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
+        """The same for the memory of a target's workers."""
+        with self._database.read() as connection:
+            verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
+        self._conclude(verdicts, lambda connection: history.add_memory(connection, samples))
+
+    def tick(self) -> None:
+        """What is due by the clock and not by a result."""
+        self._conclude([], self._effects.remind_all)
+
+    def _conclude(self, verdicts: Sequence[Verdict], record: Record) -> None:
+        """What a result means is committed together with it, or not at all; durably when there is anything to tell."""
+        with self._database.read() as connection:
+            trouble = bool(alert_store.list_incidents(connection, only_open=True, limit=1))
+        with self._database.write(durable=trouble or any(v.status is Status.WORSE for v in verdicts)) as connection:
+            record(connection)
+            for verdict in verdicts:
+                self._effects.record_verdict(connection, verdict)
+                self._take_step(connection, verdict)
+            firing = [i for i in alert_store.list_incidents(connection, only_open=True) if i.state is State.FIRING]
+        self._effects.committed(verdicts, firing)
+
+    def _take_step(self, connection: Connection, verdict: Verdict) -> None:
+        before = alert_store.load_incident(connection, verdict.target, verdict.check, verdict.subject)
+        lives = self._targets[verdict.target].lives()
+        after = step(
+            before,
+            verdict,
+            now=self._now(),
+            policy=POLICIES[verdict.check],
+            new_id=partial(alert_store.new_incident_id, self._now()),
+            alive=None if lives is None else frozenset(life.key for life in lives),
+            muted=self._effects.muted(connection, verdict),
+        )
+        self._effects.apply(connection, before, after)

@@ -1,0 +1,53 @@
+"""The first baseline of a canary that has none: taken by the daemon itself, marked provisional, said in `status`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from baselines import store
+from baselines.baseline import NotReady, gather
+from baselines.database import Database
+from probes.messages import Burst
+from watchdog.target import Target
+
+BURSTS = 30  # as many as `watchdog baseline` takes
+
+log = structlog.get_logger("baseline")
+
+
+class Provisional:
+    """Watches for canaries without a baseline. Only `watchdog baseline` replaces what it takes."""
+
+    def __init__(self, database: Database, targets: Mapping[str, Target], *, now: Callable[[], float]) -> None:
+        self._database = database
+        self._targets = targets
+        self._now = now
+        self._done: set[tuple[str, str]] = set()
+
+    def consider(self, burst: Burst) -> None:
+        """Take the baseline once the last BURSTS bursts are all good and alike. The burst itself is stored already."""
+        key = (burst.target, burst.canary)
+        if key in self._done or not self._targets[burst.target].auto_baseline:
+            return
+        with self._database.read() as connection:
+            if store.active_baseline(connection, *key) is not None:
+                self._done.add(key)
+                return
+            bursts = store.bursts_since(connection, *key, limit=BURSTS)
+        if len(bursts) < BURSTS:
+            return
+        bursts[-1] = replace(bursts[-1], output=burst.output)  # the store keeps no values; the golden output needs them
+        try:
+            baseline = gather(bursts, label=None, provisional=True, taken_at=self._now())
+        except NotReady as why:
+            log.debug("no provisional baseline yet", target=burst.target, canary=burst.canary, why=str(why))
+            return
+        with self._database.write(durable=True) as connection:
+            saved = store.save_baseline(connection, baseline)
+            why_now = "the first baseline, taken by the daemon"
+            store.promote(connection, saved, at=self._now(), by="watchdog", why=why_now)
+        self._done.add(key)
+        log.info("provisional baseline", target=burst.target, canary=burst.canary, p95_s=baseline.p95_s)

@@ -1,0 +1,134 @@
+"""How the targets stand, read from the database: what `watchdog status`, the page and the API show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import Connection
+
+from alerts import recycle_store
+from alerts import store as alert_store
+from alerts.episode import RecyclePolicy
+from alerts.incident import Incident
+from alerts.incident import State as IncidentState
+from alerts.recycle_store import Episode
+from baselines import store
+from baselines.verdict import Status, Verdict
+from watchdog.config import Config, TargetSection
+
+SHOWN_BURSTS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CanaryStatus:
+    """One canary: its last burst, quantiles of the last SHOWN_BURSTS bursts, and its active baseline (None: none).
+
+    Latencies in seconds over good, untainted samples; None without any.
+    """
+
+    name: str
+    last_at: float | None = None
+    last_outcome: str | None = None
+    p50_s: float | None = None
+    p95_s: float | None = None
+    baseline_id: int | None = None
+    baseline_taken_at: float | None = None
+    baseline_label: str | None = None
+    baseline_provisional: bool | None = None
+    baseline_p50_s: float | None = None
+    baseline_p95_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerStatus:
+    """The newest memory sample of one slot, in bytes; None where it could not be read."""
+
+    slot: int
+    life: str
+    at: float
+    uptime_s: float | None
+    host_anon_bytes: int | None
+    capacity_bytes: int | None
+    gpu_used_bytes: int | None
+    gpu_capacity_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetStatus:
+    """A target as a person wants to see it. status: the worst of its verdicts; UNKNOWN when there is none."""
+
+    name: str
+    group: str | None
+    mode: str
+    device: str
+    status: Status
+    verdicts: tuple[Verdict, ...]
+    canaries: tuple[CanaryStatus, ...]
+    workers: tuple[WorkerStatus, ...]
+    incidents: tuple[Incident, ...]
+    breaker_open: bool
+    last_recycle: Episode | None
+
+
+def read_targets(connection: Connection, config: Config) -> list[TargetStatus]:
+    """The status of every configured target, in the order of the configuration."""
+    verdicts = store.latest_verdicts(connection)
+    open_incidents = alert_store.list_incidents(connection, only_open=True, limit=1000)
+    firing = [i for i in open_incidents if i.state is IncidentState.FIRING]
+    return [_read_target(connection, target, verdicts, firing) for target in config.target]
+
+
+def _read_target(
+    connection: Connection, target: TargetSection, verdicts: list[Verdict], firing: list[Incident]
+) -> TargetStatus:
+    mine = tuple(v for v in verdicts if v.target == target.name)
+    statuses = {v.status for v in mine}
+    worst = Status.WORSE if Status.WORSE in statuses else Status.OK if statuses == {Status.OK} else Status.UNKNOWN
+    episodes = recycle_store.list_episodes(connection, target.name, limit=1)
+    ineffective = recycle_store.ineffective_in_a_row(connection, target.name)
+    return TargetStatus(
+        name=target.name,
+        group=target.group,
+        mode=target.mode,
+        device=target.device,
+        status=worst,
+        verdicts=mine,
+        canaries=tuple(_read_canary(connection, target.name, c.name) for c in target.canary),
+        workers=tuple(
+            WorkerStatus(
+                slot=m.slot,
+                life=m.life,
+                at=m.at,
+                uptime_s=m.uptime_s,
+                host_anon_bytes=m.host_anon_bytes,
+                capacity_bytes=m.capacity_bytes,
+                gpu_used_bytes=m.gpu_used_bytes,
+                gpu_capacity_bytes=m.gpu_capacity_bytes,
+            )
+            for m in store.latest_memory(connection, target.name)
+        ),
+        incidents=tuple(i for i in firing if i.target == target.name),
+        breaker_open=ineffective >= RecyclePolicy().breaker_limit,
+        last_recycle=episodes[0] if episodes else None,
+    )
+
+
+def _read_canary(connection: Connection, target: str, canary: str) -> CanaryStatus:
+    bursts = store.bursts_since(connection, target, canary, limit=SHOWN_BURSTS)
+    latencies = [s.latency_s for b in bursts for s in b.judged if s.latency_s is not None]
+    baseline = store.active_baseline(connection, target, canary)
+    failed = next((s.outcome for s in bursts[-1].samples if s.outcome != "good"), "good") if bursts else None
+    return CanaryStatus(
+        name=canary,
+        last_at=bursts[-1].at if bursts else None,
+        last_outcome=failed,
+        p50_s=float(np.quantile(latencies, 0.5)) if latencies else None,
+        p95_s=float(np.quantile(latencies, 0.95)) if latencies else None,
+        baseline_id=baseline.id if baseline else None,
+        baseline_taken_at=baseline.taken_at if baseline else None,
+        baseline_label=baseline.label if baseline else None,
+        baseline_provisional=baseline.provisional if baseline else None,
+        baseline_p50_s=baseline.p50_s if baseline else None,
+        baseline_p95_s=baseline.p95_s if baseline else None,
+    )

@@ -1,0 +1,178 @@
+"""The read-only API: one table says what there is; routes and the OpenAPI document are made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from alerts import recycle_store
+from alerts import store as alert_store
+from alerts.delivery_store import Delivery, list_deliveries
+from alerts.incident import Incident
+from alerts.recycle_store import Episode
+from baselines import store
+from baselines.baseline import Baseline
+from baselines.database import Database
+from baselines.verdict import Verdict
+from watchdog.config import Config
+from watchdog.metrics import package_version
+from watchdog.status import TargetStatus, read_targets
+
+LIMIT = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BaselineSummary:
+    """A baseline without its samples. Latencies in seconds."""
+
+    id: int | None
+    target: str
+    canary: str
+    taken_at: float
+    label: str | None
+    provisional: bool
+    active: bool
+    p50_s: float
+    p95_s: float
+    samples: int
+    provenance: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """One path of the API: what its items are, and how they are read (newest first, at most LIMIT)."""
+
+    summary: str
+    item: Any
+    read: Callable[[Connection, Config, str | None], list[Any]]
+
+
+def _baselines(connection: Connection, config: Config, target: str | None) -> list[BaselineSummary]:
+    found = []
+    for section in config.target:
+        if target not in (None, section.name):
+            continue
+        for canary in section.canary:
+            active = store.active_baseline(connection, section.name, canary.name)
+            found += [
+                summarise_baseline(baseline, active=active is not None and active.id == baseline.id)
+                for baseline in store.list_baselines(connection, section.name, canary.name)
+            ]
+    return found[:LIMIT]
+
+
+def summarise_baseline(baseline: Baseline, *, active: bool) -> BaselineSummary:
+    """What is shown of a baseline."""
+    return BaselineSummary(
+        id=baseline.id,
+        target=baseline.target,
+        canary=baseline.canary,
+        taken_at=baseline.taken_at,
+        label=baseline.label,
+        provisional=baseline.provisional,
+        active=active,
+        p50_s=baseline.p50_s,
+        p95_s=baseline.p95_s,
+        samples=sum(len(b) for b in baseline.bursts),
+        provenance=baseline.provenance,
+    )
+
+
+COLLECTIONS: Mapping[str, Collection] = {
+    "targets": Collection(
+        "How every target stands now",
+        TargetStatus,
+        lambda c, config, target: [t for t in read_targets(c, config) if target in (None, t.name)],
+    ),
+    "verdicts": Collection(
+        "The newest verdict of each check and subject",
+        Verdict,
+        lambda c, _config, target: [v for v in store.latest_verdicts(c) if target in (None, v.target)],
+    ),
+    "incidents": Collection(
+        "Incidents",
+        Incident,
+        lambda c, _config, target: alert_store.list_incidents(c, target=target, limit=LIMIT),
+    ),
+    "baselines": Collection("Stored baselines, without their samples", BaselineSummary, _baselines),
+    "deliveries": Collection(
+        "The outbox",
+        Delivery,
+        lambda c, _config, _target: list_deliveries(c, limit=LIMIT),
+    ),
+    "recycles": Collection(
+        "Recycle episodes",
+        Episode,
+        lambda c, _config, target: recycle_store.list_episodes(c, target, limit=LIMIT),
+    ),
+}
+
+
+def routes(database: Database, config: Config) -> list[Route]:
+    """The routes below /api/v1. An unknown `target` is a 404 that lists the names there are."""
+    names = [t.name for t in config.target]
+
+    def serve(name: str, collection: Collection) -> Route:
+        adapter = TypeAdapter(list[collection.item])  # type: ignore[name-defined]  # a type made at run time
+
+        def endpoint(request: Request) -> Response:
+            target = request.query_params.get("target")
+            if target is not None and target not in names:
+                return JSONResponse({"error": f"no target is named {target!r}", "targets": names}, status_code=404)
+            with database.read() as connection:
+                items = collection.read(connection, config, target)
+            return Response(adapter.dump_json(items), media_type="application/json")
+
+        return Route(f"/api/v1/{name}", endpoint, methods=["GET"])
+
+    document = openapi()
+    return [
+        *(serve(name, collection) for name, collection in COLLECTIONS.items()),
+        Route("/api/v1/openapi.json", lambda _request: JSONResponse(document), methods=["GET"]),
+    ]
+
+
+def openapi() -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the API, with the items' schemas taken from their types."""
+    paths: dict[str, Any] = {}
+    schemas: dict[str, Any] = {}
+    for name, collection in COLLECTIONS.items():
+        schema = TypeAdapter(list[collection.item]).json_schema(  # type: ignore[name-defined]  # as above
+            mode="serialization", ref_template="#/components/schemas/{model}"
+        )
+        schemas |= schema.pop("$defs", {})
+        paths[f"/api/v1/{name}"] = {
+            "get": {
+                "operationId": f"list_{name}",
+                "summary": collection.summary,
+                "parameters": [
+                    {
+                        "name": "target",
+                        "in": "query",
+                        "required": False,
+                        "description": "Only this target.",
+                        "schema": {"type": "string"},
+                    }
+                ],
+                "responses": {
+                    "200": {"description": collection.summary, "content": {"application/json": {"schema": schema}}},
+                    "404": {
+                        "description": "No target has this name.",
+                        "content": {"application/json": {"schema": {"type": "object"}}},
+                    },
+                },
+            }
+        }
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Inference watchdog", "version": package_version()},
+        "paths": paths,
+        "components": {"schemas": schemas},
+    }

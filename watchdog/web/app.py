@@ -1,0 +1,104 @@
+"""The web side: page, health, readiness, metrics, API. It only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from baselines.database import Database
+from baselines.verdict import Check
+from watchdog.config import Config
+from watchdog.status import TargetStatus, read_targets
+from watchdog.web import api
+from watchdog.web.page import render
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Liveness:
+    """What the daemon says of itself. problems: one line each, empty when all is well."""
+
+    problems: tuple[str, ...]
+
+
+def create_app(
+    database: Database,
+    config: Config,
+    registry: CollectorRegistry,
+    *,
+    now: Callable[[], float],
+    liveness: Callable[[], Liveness],
+    draining: Callable[[], frozenset[str]],
+) -> Starlette:
+    """The application.
+
+    liveness: asked on each /healthz. draining: targets that a recycle keeps out of rotation.
+    Foreign Host headers are refused when the server listens on loopback, so that no web page can reach it by DNS
+    rebinding.
+    """
+
+    def page(_request: Request) -> Response:
+        with database.read() as connection:
+            targets = read_targets(connection, config)
+        return HTMLResponse(
+            render(targets, now=now()), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"}
+        )
+
+    def healthz(_request: Request) -> Response:
+        problems = liveness().problems
+        return JSONResponse({"alive": not problems, "problems": problems}, status_code=503 if problems else 200)
+
+    def readyz(_request: Request) -> Response:
+        """The watchdog is ready when its database answers."""
+        with database.read() as connection:
+            read_targets(connection, config)
+        return JSONResponse({"ready": True})
+
+    def readyz_target(request: Request) -> Response:
+        name = request.path_params["target"]
+        if name not in [t.name for t in config.target]:
+            return JSONResponse({"error": f"no target is named {name!r}"}, status_code=404)
+        with database.read() as connection:
+            target = next(t for t in read_targets(connection, config) if t.name == name)
+        reasons = not_ready(target, draining=name in draining(), strict=config.web.readyz_strict)
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
+
+    def metrics(_request: Request) -> Response:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    hosts = ["127.0.0.1", "localhost", "[::1]"] if config.web.host in ("127.0.0.1", "localhost", "::1") else ["*"]
+    return Starlette(
+        routes=[
+            Route("/", page, methods=["GET"]),
+            Route("/healthz", healthz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
+            Route("/readyz/{target}", readyz_target, methods=["GET"]),
+            Route("/metrics", metrics, methods=["GET"]),
+            *api.routes(database, config),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts)],
+    )
+
+
+def not_ready(target: TargetStatus, *, draining: bool, strict: bool) -> list[str]:
+    """Why a target must get no traffic; empty when it may.
+
+    Only positive evidence counts: never latency, a leak, UNKNOWN, or a watchdog that just started. `strict` adds the
+    start-up gate: one good canary is needed first.
+    """
+    reasons = [f"{i.check}: {i.reason}" for i in target.incidents if i.check in (Check.AVAILABILITY, Check.OUTPUT)]
+    if draining:
+        reasons.append("a recycle is under way")
+    if target.breaker_open:
+        reasons.append("the recycle breaker is open")
+    if strict and any(c.last_outcome != "good" for c in target.canaries):
+        reasons.append("no good canary yet (readyz_strict)")
+    return reasons
