@@ -212,7 +212,7 @@ def _say_firing(incident: Incident, event: Event, why: StepReason) -> tuple[str,
     }.get(why, "STILL " if event is Event.REMINDER else "")
     trouble = TROUBLES.get(incident.reason, incident.reason.replace("_", " "))
     magnitude = say_magnitude(incident.check, incident.reason, incident.strikes, incident.evidence)
-    where = f"{incident.check.capitalize()} of {incident.target} ({_subject(incident)})"
+    where = f"{_check(incident)} of {incident.target} ({_subject(incident)})"
     said = [_sentence(f"{where}: {magnitude or trouble}")]
     detail = incident.evidence.get("detail")
     if isinstance(detail, str) and detail:
@@ -231,10 +231,14 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
     if why is StepReason.REMOVED:
         return f"CLOSED: {what} is no longer watched", f"It is no longer in the configuration. {alert}"
     sentence = (
-        f"{incident.check.capitalize()} of {what}: good {incident.good_in_a_row} times in a row. It lasted"
+        f"{_check(incident)} of {what}: good {incident.good_in_a_row} times in a row. It lasted"
         f" {say_duration(now - incident.since)}. {alert}"
     )
     return f"RESOLVED: {incident.target} {RECOVERIES[incident.check]}", sentence
+
+
+def _check(incident: Incident) -> str:
+    return "GPU" if incident.check is Check.GPU else incident.check.capitalize()
 
 
 def _subject(incident: Incident) -> str:

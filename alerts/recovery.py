@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from baselines.baseline import Baseline
-
 from baselines.verdict import Reason
 from probes.messages import Burst, Outcome
 

@@ -14,6 +14,8 @@ from alerts.recycle_store import Episode
 from alerts.recycling import Subject, gather_facts
 from baselines.verdict import Cause, Level
 
+LOOKED_AT = 1000  # open incidents; far more than a person could read
+
 
 def may_ask_again(last: Episode | None) -> bool:
     """Whether a firing incident may ask once more after its last episode.
@@ -35,7 +37,7 @@ def ask_again(
 ) -> list[Episode]:
     """Requests of firing incidents whose gate would open now, stored in the caller's transaction."""
     asked = []
-    for incident in alert_store.list_incidents(connection, only_open=True, limit=LIMIT):
+    for incident in alert_store.list_incidents(connection, only_open=True, limit=LOOKED_AT):
         subject = subjects.get(incident.target)
         if (
             subject is None

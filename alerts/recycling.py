@@ -43,10 +43,13 @@ class Subject(Protocol):
     mode: str
     peers: frozenset[str]
     recycler: Recycler | None
-    policy: RecyclePolicy
     drain_s: float
     ready_timeout_s: float
     verify_bursts: int
+
+    @property
+    def policy(self) -> RecyclePolicy:
+        """When it may be recycled."""
 
     def lives(self) -> list[Life] | None:
         """The workers alive now; None when processes are not watched."""

@@ -1,26 +1,29 @@
 """Did the canary get slower than its baseline, and who is to blame?
 
-Rule B1, "five in a row": the medians of the last five comparable bursts all lie above 1 + 0.7 x threshold times the
-baseline's median of burst medians, and more than 5 % of the pooled samples of that run lie above 1 + 0.75 x threshold
-times the baseline's p95, which is to say that the pooled p95 itself moved. One bad burst, or two, never fire. Simulated
-at a threshold of 20 % on ten kinds of noise, without the gate: at most one false alarm in 30 days of minutes on the
-worst kind; +20 % found after 5 bursts (median) and 15 (90 %). A change that only the slowest requests feel is missed.
+Rule B1, "five in a row": the medians of five comparable bursts in a row lie above 1 + 0.7 x threshold times the
+baseline's median of burst medians, and more than 5 % of the pooled samples since then lie above 1 + 0.75 x threshold
+times the baseline's p95, which is to say that the pooled p95 itself moved. One bad burst, or two, never fire; three
+bursts in a row below the line end it. Simulated at a threshold of 20 % on ten kinds of noise, without the gate: at most
+one false alarm in 30 days of minutes on the worst kind; +20 % found after 5 bursts (median) and 15 (90 %). A change
+that only the slowest requests feel is missed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
 from baselines.baseline import Baseline, changes, controls_of, describe_changes, latencies_of
 from baselines.cause import latency_cause, level_of
-from baselines.quantiles import Groups, quantile, quantile_ratio
+from baselines.quantiles import quantile, quantile_ratio
 from baselines.verdict import Check, Evidence, Reason, Status, Verdict
 from probes.messages import Burst, Outcome
 
 MIN_JUDGED_SHARE = 0.5  # of a burst's samples; what is left of a mostly failed burst is no picture of the latency
+CLEARING_BURSTS = 3  # in a row below the line; a lone fast burst does not end a slowdown
+_MEASURED_BURSTS = 20  # the newest of a run say how slow it is now; the interval hardly narrows beyond them
 _TAIL_SHARE = 0.05  # beyond p95, by definition
 _WHOLE, _TAIL = 2 / 3, 1 / 3  # share of the p95's move (in logs) that the floor shared: all requests, or the slowest
 
@@ -51,7 +54,7 @@ class RegressionPolicy:
     @property
     def window(self) -> int:
         """How many bursts a judgement looks at; the start of a longer run is the incident's to remember."""
-        return 6 * self.bursts
+        return 12 * self.bursts
 
 
 def judge_latency(
@@ -76,15 +79,37 @@ def judge_latency(
     if baseline is None:
         return replace(within, status=Status.UNKNOWN, reason=Reason.NO_BASELINE)
     if (reason := _why_not_comparable(newest, baseline)) is not None:
-        return replace(within, status=Status.UNKNOWN, reason=reason, evidence=_needed([], newest, policy))
-    comparable = [b for b in window[-policy.window :] if _why_not_comparable(b, baseline) is None]
-    if len(comparable) < policy.bursts:
-        evidence = _needed(comparable, newest, policy)
+        return replace(within, status=Status.UNKNOWN, reason=reason, evidence=_needed(0, newest, policy))
+    seen = [_see(b) for b in window[-policy.window :] if _why_not_comparable(b, baseline) is None]
+    if len(seen) < policy.bursts:
+        evidence = _needed(len(seen), newest, policy)
         return replace(within, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES, evidence=evidence)
-    run = _slow_run(comparable, policy.line * baseline.median_s)
-    if len(run) < policy.bursts or not _passes_gate(run, policy.gate * baseline.p95_s):
-        return replace(within, evidence=_measure(comparable[-policy.bursts :], baseline))
-    return _regressed(within, run, baseline)
+    run = _slow_run(seen, policy.line * baseline.median_s, policy.bursts)
+    if not run or not _passes_gate(run, policy.gate * baseline.p95_s):
+        return replace(within, evidence=_measure(seen[-policy.bursts :], baseline))
+    return _regressed(within, run, newest.provenance, baseline)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """What a judgement needs of a comparable burst, taken out of it once."""
+
+    at: float
+    life: str | None
+    latencies: tuple[float, ...]
+    controls: tuple[float, ...]
+    median_s: float
+
+
+def _see(burst: Burst) -> _Seen:
+    latencies = latencies_of(burst)
+    return _Seen(
+        at=burst.at,
+        life=burst.life,
+        latencies=latencies,
+        controls=controls_of(burst),
+        median_s=median(latencies),
+    )
 
 
 def is_mostly_judged(burst: Burst) -> bool:
@@ -103,32 +128,34 @@ def _why_not_comparable(burst: Burst, baseline: Baseline) -> Reason | None:
     return Reason.TAINTED if good >= MIN_JUDGED_SHARE * len(burst.samples) else Reason.TOO_FEW_SAMPLES
 
 
-def _needed(comparable: Sequence[Burst], newest: Burst, policy: RegressionPolicy) -> Evidence:
-    missing = policy.bursts - len(comparable)
-    return {"bursts": len(comparable), "samples_needed": missing * len(newest.samples)}
+def _needed(comparable: int, newest: Burst, policy: RegressionPolicy) -> Evidence:
+    return {"bursts": comparable, "samples_needed": (policy.bursts - comparable) * len(newest.samples)}
 
 
-def _slow_run(bursts: Sequence[Burst], line_s: float) -> list[Burst]:
-    """The bursts at the end whose medians all lie above the line, oldest first."""
-    run: list[Burst] = []
-    for burst in reversed(bursts):
-        if median(latencies_of(burst)) <= line_s:
-            break
-        run.append(burst)
-    return run[::-1]
+def _slow_run(seen: Sequence[_Seen], line_s: float, needed: int) -> Sequence[_Seen]:
+    """The bursts since the first `needed` in a row above the line, unless CLEARING_BURSTS below it ended that."""
+    first = len(seen)
+    above = below = 0
+    while first > 0 and below < CLEARING_BURSTS:  # back to where the line was last truly left
+        first -= 1
+        below = 0 if seen[first].median_s > line_s else below + 1
+    for index in range(first, len(seen)):
+        above = above + 1 if seen[index].median_s > line_s else 0
+        if above == needed:
+            return seen[index + 1 - needed :]
+    return []
 
 
-def _passes_gate(run: Sequence[Burst], gate_s: float) -> bool:
-    pooled = [latency for burst in run for latency in latencies_of(burst)]
+def _passes_gate(run: Sequence[_Seen], gate_s: float) -> bool:
+    pooled = [latency for burst in run for latency in burst.latencies]
     return sum(latency > gate_s for latency in pooled) > _TAIL_SHARE * len(pooled)
 
 
-def _regressed(within: Verdict, run: Sequence[Burst], baseline: Baseline) -> Verdict:
-    evidence = _measure(run, baseline)
-    changed = changes(baseline.provenance, run[-1].provenance)
-    moved = median(median(latencies_of(b)) for b in run) / baseline.median_s
-    control_ratio = _control_ratio(run, baseline)
-    cause = latency_cause(changed=changed, ratio=moved, control_ratio=control_ratio)
+def _regressed(within: Verdict, run: Sequence[_Seen], provenance: Mapping[str, str], baseline: Baseline) -> Verdict:
+    evidence = _measure(run[-_MEASURED_BURSTS:], baseline)
+    changed = changes(baseline.provenance, provenance)
+    moved = median(burst.median_s for burst in run) / baseline.median_s
+    cause = latency_cause(changed=changed, ratio=moved, control_ratio=_control_ratio(run, baseline))
     lives = {burst.life for burst in run}
     return replace(
         within,
@@ -143,9 +170,9 @@ def _regressed(within: Verdict, run: Sequence[Burst], baseline: Baseline) -> Ver
     )
 
 
-def _measure(bursts: Sequence[Burst], baseline: Baseline) -> Evidence:
+def _measure(seen: Sequence[_Seen], baseline: Baseline) -> Evidence:
     """Ratios over the baseline with the interval of p95's; the same keys whether it is worse or not."""
-    groups: Groups = tuple(latencies_of(b) for b in bursts)
+    groups = tuple(burst.latencies for burst in seen)
     pooled = [latency for group in groups for latency in group]
     ratio = quantile_ratio(groups, baseline.bursts, 0.95)
     floor_ratio = quantile(pooled, 0.1) / baseline.floor_s
@@ -154,7 +181,7 @@ def _measure(bursts: Sequence[Burst], baseline: Baseline) -> Evidence:
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
         "floor_ratio": floor_ratio,
-        "control_ratio": _control_ratio(bursts, baseline),
+        "control_ratio": _control_ratio(seen, baseline),
         "p95_s": quantile(pooled, 0.95),
         "baseline_p95_s": baseline.p95_s,
         "samples": len(pooled),
@@ -163,8 +190,8 @@ def _measure(bursts: Sequence[Burst], baseline: Baseline) -> Evidence:
     }
 
 
-def _control_ratio(bursts: Sequence[Burst], baseline: Baseline) -> float | None:
-    controls = [control for burst in bursts for control in controls_of(burst)]
+def _control_ratio(seen: Sequence[_Seen], baseline: Baseline) -> float | None:
+    controls = [control for burst in seen for control in burst.controls]
     if not controls or baseline.control_median_s is None:
         return None
     return quantile(controls, 0.5) / baseline.control_median_s

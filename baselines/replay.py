@@ -21,7 +21,7 @@ from probes.messages import Burst, Identity, MemorySample, Outcome, Sample
 
 SCHEMA = 1
 BURST_GAP_S = 5.0  # requests further apart than this belong to different bursts, unless the file names its bursts
-JUDGEMENTS_PER_BUCKET = 4  # a floor moves once a bucket; judging each of a month's samples would only cost time
+JUDGEMENTS_PER_BUCKET = 2  # a floor moves once a bucket; judging each of a month's samples would only cost time
 
 _NUMBERS = (
     "samples",

@@ -96,7 +96,7 @@ def _cap_baselines(connection: Connection) -> int:
         active = store.active_baseline(connection, target, canary)
         kept = {x.id for x in stored[:KEPT_BASELINES]} | {x.id for x in newest_per_version(stored)[:KEPT_VERSIONS]}
         kept |= {active.id} if active else set()
-        doomed = [x.id for x in stored if x.id not in kept]
+        doomed = [x.id for x in stored if x.id is not None and x.id not in kept]
         for chunk in store.chunks(doomed, 500):
             connection.execute(delete(p).where(p.c.baseline_id.in_(chunk)))
             deleted += connection.execute(delete(b).where(b.c.id.in_(chunk))).rowcount

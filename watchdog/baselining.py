@@ -40,7 +40,9 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Taken:
-    """The outcome for one canary. baseline: the new one, stored unless not ready; comparison: None without an active one.
+    """The outcome for one canary.
+
+    baseline: the new one, stored unless not ready. comparison: None without an active one.
 
     detail: one line for a person.
     """

@@ -79,11 +79,29 @@ def resolve_secret(value: object) -> object:
     raise ValueError('must be "env:NAME" or "file:PATH"')
 
 
+def _check_listen(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}", value):
+        raise ValueError('must be host:port, for example "127.0.0.1:9477" or "[::1]:9477"')
+    return value
+
+
+def _check_url(value: object) -> object:
+    if not isinstance(value, str) or not re.match(r"https?://[^\s/]+", value):
+        raise ValueError("must be a URL that begins with http:// or https://")
+    return value
+
+
+def _check_name(value: object) -> object:
+    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
+        raise ValueError("must be 1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit")
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration), Field(gt=0)]
 Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
-Url = Annotated[str, Field(pattern=r"^https?://[^\s/]+")]
+Name = Annotated[str, BeforeValidator(_check_name)]
+Url = Annotated[str, BeforeValidator(_check_url)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -100,7 +118,7 @@ class StoreSection(Section):
 
 
 class WebSection(Section):
-    listen: Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s]+):\d{1,5}$")] = "127.0.0.1:9477"
+    listen: Annotated[str, BeforeValidator(_check_listen)] = "127.0.0.1:9477"
     token: Secret | None = None
     readyz_strict: bool = False
 
@@ -330,7 +348,8 @@ def parse_config(raw: dict[str, Any]) -> Config:
 
 def _problem(error: Any, raw: dict[str, Any]) -> str:
     """One line: the key path with the names of targets and canaries in it, what is wrong, and the value given."""
-    path, here = "", raw
+    path = ""
+    here: Any = raw
     for part in error["loc"]:
         if part in ("http", "torch") and not (isinstance(here, dict) and part in here):
             continue  # pydantic's tag of the canary's kind, not a key of the file
@@ -347,5 +366,6 @@ def _problem(error: Any, raw: dict[str, Any]) -> str:
         return f"{path}: unknown key"
     message = error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     given = error.get("input")
-    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) and "secret" not in path else ""
+    secret = path.startswith("notifier") or path == "web.token"  # may hold a secret that was mistyped
+    shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) and not secret else ""
     return f"{path or 'configuration'}: {message}{shown}"

@@ -183,7 +183,7 @@ class Daemon:
             log.info("retention", deleted=deleted)
 
     def _retire_removed(self) -> None:
-        """Close incidents of targets and canaries that are no longer configured; give up their deliveries' notifiers."""
+        """Close incidents of targets and canaries that are no longer configured; give up what removed notifiers owe."""
         subjects = {(t.name, c.name) for t in self._config.target for c in t.canary}
         now = time.time()
         with self._database.write(durable=True) as connection:

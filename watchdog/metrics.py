@@ -19,7 +19,6 @@ from probes.messages import Burst, MemorySample, Outcome
 LATENCY_BUCKETS_S = tuple(0.001 * 2 ** (i / 2) for i in range(28))  # 1 ms to 11.6 s in steps of 41 %
 LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 MEMORY_KINDS = ("host_anon", "gpu_used", "device_used", "allocated", "reserved", "capacity", "gpu_capacity")
-DELIVERY_RESULTS = tuple(DeliveryResult)
 RECYCLE_REASONS = (
     Reason.TIMEOUT,
     Reason.CONNECTION_FAILED,
@@ -135,8 +134,8 @@ class Metrics:
                     self.incident.labels(target, check, level).set(0)
             self.breaker.labels(target).set(0)
         for notifier in notifiers:
-            for result in DELIVERY_RESULTS:
-                self.deliveries.labels(notifier, result)
+            for delivery in DeliveryResult:
+                self.deliveries.labels(notifier, delivery)
 
     def observe_burst(self, burst: Burst) -> None:
         """Count a burst's requests and their phases; tainted samples are counted and not timed."""
@@ -189,9 +188,9 @@ class Metrics:
         for target, check, level in firing:
             key = (target, str(check), str(level))
             counts[key] = counts.get(key, 0) + 1
-        known = {tuple(s.labels.values()) for m in self.incident.collect() for s in m.samples}
-        for key in known | counts.keys():
-            self.incident.labels(*key).set(counts.get((key[0], key[1], key[2]), 0))
+        samples = [s.labels for metric in self.incident.collect() for s in metric.samples]
+        for key in {(s["target"], s["check"], s["level"]) for s in samples} | counts.keys():
+            self.incident.labels(*key).set(counts.get(key, 0))
 
 
 def _set(gauge: Gauge, labels: tuple[str, ...], value: object) -> None:

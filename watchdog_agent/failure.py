@@ -38,17 +38,28 @@ def _kind(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    """`ValueError: text (model.py:12 in forward)`; the place is the last one outside torch and this package."""
+    """`ValueError: text (model.py:12 in forward)`; the place is the innermost one of the model's own."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # TorchScript opens with a fixed sentence and its own traceback; the message proper comes last.
-    text = "" if not lines else lines[-1] if "TorchScript" in lines[0] else lines[0]
+    text = lines[0] if lines else ""
+    if "TorchScript" in text:  # a fixed sentence and a traceback of its own; the message proper comes last
+        text = lines[-1]
+    elif text.endswith(":") and len(lines) > 1:  # "Error(s) in loading state_dict for Net:"
+        text = f"{text} {lines[1]}"
     if len(text) > MAX_DETAIL:
         text = text[:MAX_DETAIL] + "..."
+    if type(error).__module__.startswith("watchdog_agent."):
+        return text  # one of ours: the text is all there is to know
     name = type(error).__name__
     line = text if text.startswith(name) else f"{name}: {text}" if text else name
-    own = os.path.dirname(__file__)  # noqa: PTH120 - standard library kept small inside foreign processes
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        inside_torch = f"{os.sep}torch{os.sep}" in frame.filename
-        if not inside_torch and not frame.filename.startswith((own, "<")):
+        if _is_foreign(frame.filename):
             return f"{line} ({os.path.basename(frame.filename)}:{frame.lineno} in {frame.name})"  # noqa: PTH119
     return line
+
+
+def _is_foreign(filename: str) -> bool:
+    """Code of neither torch, nor this package, nor the standard library: the model's, or a library's that it uses."""
+    own, standard = os.path.dirname(__file__), os.path.dirname(os.__file__)  # noqa: PTH120
+    if f"{os.sep}torch{os.sep}" in filename or filename.startswith((own, "<")):
+        return False
+    return not filename.startswith(standard) or "site-packages" in filename

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from watchdog_agent import wire
-from watchdog_agent.tensors import HASH_DIGITS, build_inputs, describe_inputs
+from watchdog_agent.tensors import HASH_DIGITS, build_inputs, describe_inputs, load_tensors
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +129,6 @@ def _device(name: str) -> torch.device:
 
 def _load_module(model: str, weights: Optional[str], device: torch.device) -> Tuple[Any, List[Path]]:
     """The module on its device and the files it came from."""
-    import torch
 
     path = Path(model)
     if ":" in model and path.suffix != ".pt2" and path.suffix not in TORCHSCRIPT_SUFFIXES:
@@ -142,9 +141,22 @@ def _load_module(model: str, weights: Optional[str], device: torch.device) -> Tu
         return _from_export(path, device), [path]
     if path.suffix not in TORCHSCRIPT_SUFFIXES:
         raise ModelError(f"must end in .pt2 (torch.export) or in one of {' '.join(TORCHSCRIPT_SUFFIXES)} (TorchScript)")
+    return _from_torchscript(path, device), [path]
+
+
+def _from_torchscript(path: Path, device: torch.device) -> Any:
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # torch.jit.load still works and warns since torch 2.13
-        return torch.jit.load(str(path), map_location=device).eval(), [path]  # type: ignore[no-untyped-call]
+        try:
+            return torch.jit.load(str(path), map_location=device).eval()  # type: ignore[no-untyped-call]
+        except RuntimeError as error:
+            if "constants.pkl" not in str(error):
+                raise
+            raise ModelError(
+                "not TorchScript; a state dict is given as weights, with module:factory as model"
+            ) from error
 
 
 def _from_export(path: Path, device: torch.device) -> Any:
@@ -178,7 +190,7 @@ def _from_factory(model: str, weights: Optional[str], device: torch.device) -> T
         raise ModelError(f"{name}() returned a {type(module).__name__}, not a torch.nn.Module")
     files = [Path(imported.__file__)] if imported.__file__ else []
     if weights is not None:
-        module.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+        module.load_state_dict(load_tensors(weights))
         files.append(Path(weights))
     return module.to(device).eval(), files
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import math
+import pickle
 from typing import TYPE_CHECKING, Any, Dict, List, Mapping, Optional, Tuple
 
 from watchdog_agent import wire
@@ -31,7 +32,7 @@ def build_inputs(spec: Mapping[str, Any]) -> Inputs:
     import torch
 
     if set(spec) == {"file"}:
-        content = torch.load(spec["file"], map_location="cpu", weights_only=True)
+        content = load_tensors(spec["file"])
         args = (content,) if isinstance(content, torch.Tensor) else content
         if isinstance(args, Mapping) and all(isinstance(t, torch.Tensor) for t in args.values()):
             return (), dict(args)
@@ -41,6 +42,16 @@ def build_inputs(spec: Mapping[str, Any]) -> Inputs:
     if set(spec) == {"inputs"}:
         return tuple(_random_tensor(s) for s in spec["inputs"]), {}
     return (_random_tensor(spec),), {}
+
+
+def load_tensors(path: str) -> Any:
+    """What a file of tensors holds, on the CPU. No code in it is run: ValueError when it holds more than tensors."""
+    import torch
+
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} holds more than tensors, or is no file of torch.save") from error
 
 
 def _random_tensor(spec: Mapping[str, Any]) -> torch.Tensor:

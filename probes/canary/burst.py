@@ -62,7 +62,7 @@ def affordable_size(plan: CanaryPlan, typical_s: float | None) -> int:
     if typical_s <= 0:
         return max(1, plan.size)
     affordable = plan.max_busy * plan.interval_s / typical_s - plan.warmup
-    return max(1, min(plan.size, math.floor(affordable + 1e-9)))  # 0.6 / 0.06 must be 10, not 9
+    return max(1, math.floor(min(plan.size, affordable + 1e-9)))  # 0.6 / 0.06 must be 10, not 9
 
 
 def typical_latency(samples: Iterable[Sample]) -> float | None:

@@ -50,9 +50,9 @@ def _outcome_of_connect(cause: BaseException) -> tuple[Outcome, str] | None:
         case ConnectionRefusedError():
             found = Outcome.REFUSED, "connection refused"
         case ssl.SSLCertVerificationError():
-            found = Outcome.TLS_FAILED, f"certificate not accepted: {cause.verify_message}"
+            found = Outcome.TLS_FAILED, f"certificate not accepted: {getattr(cause, 'verify_message', '')}"
         case ssl.SSLError():
-            found = Outcome.TLS_FAILED, f"TLS failed: {cause.reason or 'the connection ended'}"
+            found = Outcome.TLS_FAILED, f"TLS failed: {getattr(cause, 'reason', None) or 'the connection ended'}"
         case socket.gaierror():
             found = Outcome.UNREACHABLE, f"the host name was not found: {cause.strerror}"
         case ConnectionError():

@@ -59,6 +59,15 @@ def test_detail_is_one_short_line_with_its_place() -> None:
     assert len(describe_failure(ValueError("x" * 5000)).detail) < MAX_DETAIL + 50
 
 
+def test_headline_is_followed_by_the_first_of_its_list() -> None:
+    """A heading alone says nothing."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.nn.Linear(1, 1).load_state_dict({})
+    assert describe_failure(caught.value).detail.startswith(
+        'RuntimeError: Error(s) in loading state_dict for Linear: Missing key(s) in state_dict: "weight", "bias".'
+    )
+
+
 def test_torchscript_message_is_the_last_line() -> None:
     """Its first line is the same for every error."""
     assert describe_failure(RuntimeError(JIT_TEXT)).detail == (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import socket
@@ -22,9 +23,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
-from starlette.routing import Route, WebSocketRoute
-from starlette.testclient import TestClient
-from starlette.websockets import WebSocket
+from starlette.routing import Route
 
 from watchdog_agent import identity
 from watchdog_agent.identity import WatchdogASGI, WatchdogWSGI
@@ -41,12 +40,8 @@ async def _hello(request: Request) -> PlainTextResponse:
     return PlainTextResponse("hello", headers={"X-Own": "kept"})
 
 
-async def _broken(request: Request) -> PlainTextResponse:
-    raise RuntimeError("the model is broken")
-
-
-def _starlette() -> Starlette:
-    return Starlette(routes=[Route("/", _hello), Route("/broken", _broken)])
+async def _receive(*_: Any) -> dict[str, Any]:
+    return {}
 
 
 def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
@@ -58,7 +53,9 @@ def _wsgi(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[b
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
     """A real server with the middleware, on a free port."""
     if request.param == "asgi":
-        config = uvicorn.Config(WatchdogASGI(_starlette()), log_level="critical", ws="none", lifespan="off")
+        config = uvicorn.Config(
+            WatchdogASGI(Starlette(routes=[Route("/", _hello)])), log_level="critical", ws="none", lifespan="off"
+        )
         server = uvicorn.Server(config)
         listener = socket.create_server(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -105,34 +102,37 @@ def test_other_requests_are_not_touched(url: str) -> None:
 
 
 def test_an_error_of_the_server_stays_its_own() -> None:
-    """The exception goes through, and the 500 that the server makes of it names the worker too."""
-    with TestClient(WatchdogASGI(_starlette()), raise_server_exceptions=False) as client:
-        answer = client.get("/broken", headers=ASKING)
-        assert answer.status_code == 500
-        assert answer.headers["x-watchdog-worker"].startswith(f"{os.getpid()}@")
-    with TestClient(WatchdogASGI(_starlette())) as client, pytest.raises(RuntimeError, match="the model is broken"):
-        client.get("/broken", headers=ASKING)
+    """An exception of the application goes through as it was."""
+
+    async def broken(*_: Any) -> None:
+        raise RuntimeError("the model is broken")
+
+    scope = {"type": "http", "headers": [(b"x-watchdog-canary", b"x")]}
+    with pytest.raises(RuntimeError, match="the model is broken"):
+        asyncio.run(WatchdogASGI(broken)(scope, _receive, _receive))
 
 
-def test_websockets_and_lifespan_pass() -> None:
-    """Only HTTP is looked at."""
-    started = []
+@pytest.mark.parametrize("kind", ["websocket", "lifespan"])
+def test_what_is_not_http_passes_as_it_is(kind: str) -> None:
+    """The application is handed the very same objects."""
+    seen: list[tuple[Any, ...]] = []
 
-    async def echo(socket: WebSocket) -> None:
-        await socket.accept()
-        await socket.send_text(await socket.receive_text())
-        await socket.close()
+    async def noting(*given: Any) -> None:
+        seen.append(given)
 
-    app = Starlette(routes=[WebSocketRoute("/ws", echo)], on_startup=None)
+    scope = {"type": kind, "headers": [(b"x-watchdog-canary", b"x")]}
+    asyncio.run(WatchdogASGI(noting)(scope, _receive, _receive))
+    assert len(seen) == 1
+    assert all(a is b for a, b in zip(seen[0], (scope, _receive, _receive), strict=True))
 
-    async def noting(scope: Any, receive: Any, send: Any) -> None:
-        started.append(scope["type"])
-        await app(scope, receive, send)
 
-    with TestClient(WatchdogASGI(noting)) as client, client.websocket_connect("/ws", headers=ASKING) as connection:
-        connection.send_text("x")
-        assert connection.receive_text() == "x"
-    assert started == ["lifespan", "websocket"]
+def test_an_answer_is_never_spoiled_by_the_header() -> None:
+    """Should naming the worker fail, the answer goes out without a name."""
+    broken = WatchdogWSGI(_wsgi)
+    broken._worker.header = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    sent: list[Any] = []
+    assert broken({"HTTP_X_WATCHDOG_CANARY": "x"}, lambda *a: sent.append(a)) == [b"hello"]
+    assert sent == [("200 OK", [("Content-Type", "text/plain"), ("X-Own", "kept")])]
 
 
 def test_each_forked_worker_names_itself() -> None:

@@ -33,7 +33,7 @@ class Reply:
     """hang: the receiver reads the request and then says nothing until it is closed."""
 
     status: int = 200
-    body: bytes = b"ok"
+    body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     hang: bool = False
 
@@ -131,3 +131,8 @@ def database(tmp_path: Path) -> Iterator[Database]:
     schema.metadata.create_all(database.durable)
     yield database
     database.close()
+
+
+@pytest.fixture
+def reply() -> type[Reply]:
+    return Reply

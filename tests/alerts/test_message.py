@@ -188,7 +188,7 @@ def firing(incident: Incident, **more: object) -> Message:
         pytest.param(
             HOT,
             "WATCH: chat reports a CUDA fault\n"
-            "Gpu of chat (gpu 0): reports a CUDA fault.\n"
+            "GPU of chat (gpu 0): reports a CUDA fault.\n"
             "Since: 07:48 UTC, 12 min ago\n"
             "Likely cause: the GPU or other hardware\n"
             "Figures: throttled 2 min\n"

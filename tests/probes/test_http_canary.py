@@ -64,7 +64,7 @@ def test_a_good_burst_is_measured_in_phases_over_one_connection(server: FaultSer
 
 
 def test_latency_ends_with_the_last_byte_of_the_body(server: FaultServer) -> None:
-    """The server sends half of the body 50 ms in and the rest 50 ms later: both are in the latency, each in its phase."""
+    """Half of the body comes after 50 ms and the rest 50 ms later: both are in the latency, each in its phase."""
     sample = build(server.url("/late_end")).burst(size=1).samples[0]
     assert sample.first_byte_s is not None
     assert sample.latency_s is not None

@@ -49,6 +49,7 @@ class Toy(nn.Module):
         torch.manual_seed(1)
         torch.set_num_threads(1)
         self.linear = nn.Linear(16, 4)
+        self.large = torch.rand(300_000)
 
     def forward(self, x):
         mode = Path("mode").read_text() if Path("mode").exists() else ""
@@ -87,7 +88,7 @@ class Toy(nn.Module):
         elif mode == "segfault":
             ctypes.string_at(0)
         elif mode == "heavy":
-            return torch.erfinv(torch.rand(300_000)).sum() + self.linear(x)
+            return torch.erfinv(self.large).sum() + self.linear(x)
         return self.linear(x)
 
 
@@ -119,6 +120,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "broken.pt").write_bytes(b"no archive")
     torch.save({"linear.weight": torch.zeros(4, 16), "linear.bias": torch.full((4,), 3.0)}, home / "weights.pth")
     torch.save({"linear.weight": torch.zeros(4, 16)}, home / "half.pth")
+    torch.save(Path("x"), home / "code.pth")
     return home
 
 
@@ -152,7 +154,7 @@ def canary(folder: Path) -> Iterator[Callable[..., TorchCanary]]:
 @pytest.fixture(scope="module")
 def toy(folder: Path) -> Iterator[TorchCanary]:
     """One canary whose worker survives, for the tests that leave it alive."""
-    with contextlib.closing(_canary(folder, plan=PLAN)) as shared:
+    with contextlib.closing(_canary(folder, expectation=Expectation(rtol=1e-3, atol=1e-3))) as shared:
         yield shared
 
 
@@ -281,7 +283,6 @@ def test_model_is_loaded_from(canary: Callable[..., TorchCanary], model: str, we
     ],
 )
 def test_wrong_answer_marks_the_whole_burst(
-    canary: Callable[..., TorchCanary],
     toy: TorchCanary,
     mode: Callable[[str], object],
     behaviour: str,
@@ -289,7 +290,6 @@ def test_wrong_answer_marks_the_whole_burst(
     detail: str,
 ) -> None:
     """The answer is compared with the golden one; same input, same weights, so it stands for all calls."""
-    toy._expectation = Expectation(rtol=1e-3, atol=1e-3)
     golden = toy.burst().output
     assert _outcomes(toy.burst(golden=golden)) == [Outcome.GOOD] * 4
     mode(behaviour)
@@ -397,10 +397,21 @@ def test_load_that_takes_too_long_is_a_failed_load(canary: Callable[..., TorchCa
         ({"model": "broken.pt2"}, ["broken.pt2"]),
         ({"model": "broken.pt"}, ["broken.pt"]),
         ({"model": "toy.py:picky"}, ["toy.py:picky: LookupError: no vocabulary (toy.py:"]),
+        ({"model": "weights.pth"}, ["weights.pth: not TorchScript; a state dict is given as weights"]),
         ({"model": "toy:make", "weights": "half.pth"}, ["toy:make", "linear.bias"]),
+        ({"model": "toy:make", "weights": "code.pth"}, ["code.pth holds more than tensors"]),
         ({"device": "cuda"}, ["toy.py:make", "device is cuda"]),
     ],
-    ids=["missing", "broken pt2", "broken pt", "factory raises", "wrong weights", "no cuda"],
+    ids=[
+        "missing",
+        "broken pt2",
+        "broken pt",
+        "factory raises",
+        "state dict",
+        "wrong weights",
+        "code in weights",
+        "no cuda",
+    ],
 )
 def test_load_failure_names_the_model_and_why(
     canary: Callable[..., TorchCanary], changes: dict[str, Any], details: list[str]
@@ -496,7 +507,8 @@ def test_worker_ends_with_the_daemon_even_while_it_hangs(folder: Path, mode: Cal
             from probes.worker import WorkerProcess
             from watchdog_agent import wire
             worker = WorkerProcess(python=sys.executable, monotonic=time.monotonic)
-            worker.send(wire.Load(model="toy.py:make", input={{"shape": [1, 16]}}, device="cpu", folder={str(folder)!r}))
+            toy = {{"model": "toy.py:make", "input": {{"shape": [1, 16]}}, "device": "cpu", "folder": {str(folder)!r}}}
+            worker.send(wire.Load(**toy))
             worker.receive(wire.Loaded, timeout_s=60)
             worker.send(wire.Burst(warmup=0, size=1, values=0))
             print(worker.pid, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import math
+import time
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +15,7 @@ from typer.core import TyperGroup
 from baselines import store
 from baselines.baseline import Baseline, changes, quality
 from baselines.comparison import compare
+from baselines.database import Database
 from probes.messages import Burst
 from watchdog import baselining
 from watchdog.baselining import Plan, Result, Taken
@@ -32,7 +34,7 @@ from watchdog.cli.session import (
     print_json,
 )
 from watchdog.config import ConfigError, parse_duration
-from watchdog.web.api import summarise_baseline
+from watchdog.web.api import BaselineSummary, summarise_baseline
 from watchdog.web.page import milliseconds
 
 EXITS = {
@@ -64,7 +66,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="baseline")
 
 
-def take(  # noqa: PLR0917  (the parser passes by name)
+def take(
     targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help="All without one.")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
     samples: Annotated[int | None, typer.Option(min=20, help="About so many requests instead of 30 bursts.")] = None,
@@ -195,7 +197,7 @@ def show_list(
                     for b in store.list_baselines(connection, section.name, canary.name)
                 ]
     if json:
-        print_json(rows, list[type(rows[0])] if rows else None)
+        print_json(rows, list[BaselineSummary])
         return
     if not rows:
         out.print("no baseline yet; take one with: watchdog baseline")
@@ -290,9 +292,7 @@ def rollback(
         _activate(database, baseline, f"rollback from {history[0].baseline_id}", json=json)
 
 
-def _activate(database: Any, baseline: Baseline, why: str, *, json: bool) -> None:
-    import time  # noqa: PLC0415
-
+def _activate(database: Database, baseline: Baseline, why: str, *, json: bool) -> None:
     with database.write(durable=True) as connection:
         store.promote(connection, baseline, at=time.time(), by=getpass.getuser(), why=why)
     if json:

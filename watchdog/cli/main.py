@@ -23,7 +23,7 @@ app = typer.Typer(
 )
 
 
-def _print_version(value: bool) -> None:  # noqa: FBT001  (a callback of the parser)
+def _print_version(value: bool) -> None:
     if value:
         out.print(f"inference-watchdog {package_version()}")
         raise typer.Exit
@@ -46,7 +46,8 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:  # the parser's own errors, whose exit code would be 2
-        error.show()
+        err.print(f"watchdog: {error.format_message()}", markup=False)
+        err.print("watchdog: `watchdog --help` and `watchdog COMMAND --help` say what is possible", markup=False)
         code = ExitCode.USAGE
     except (ConfigError, DatabaseError, Refused) as error:
         for line in str(error).splitlines():
@@ -58,3 +59,7 @@ def main() -> None:
     except BrokenPipeError:
         code = ExitCode.FINE  # the reader (head, less) has seen enough
     sys.exit(int(code or 0))
+
+
+if __name__ == "__main__":
+    main()

@@ -17,11 +17,11 @@ from watchdog.config import load_config
 def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Notifiers.", no_args_is_help=True)
     group.callback()(lambda: None)
-    group.command("test")(test)
+    group.command("test")(send_test)
     app.add_typer(group, name="notify")
 
 
-def test(
+def send_test(
     name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="One notifier; all without it.")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
     json: Json = False,

@@ -113,7 +113,7 @@ def _by_ourselves(
         tell=effects.tell_recycle,  # delivered by the daemon's next start
         now=time.time,
         monotonic=time.monotonic,
-        wait=lambda seconds: bool(time.sleep(seconds)),
+        wait=_sleep,
     )
     target = targets[asked.target]
     for canary in target.canaries:
@@ -125,6 +125,12 @@ def _by_ourselves(
         _print_steps(episode, 0)
     transport.close()
     return episode
+
+
+def _sleep(seconds: float) -> bool:
+    """Nothing tells the command line to stop but an interrupt, which ends it where it is."""
+    time.sleep(seconds)
+    return False
 
 
 def _watch(database: Database, asked: Episode, *, quiet: bool) -> Episode:

@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
     app.command()(replay)
 
 
-def replay(  # noqa: PLR0917  (the parser passes by name)
+def replay(
     file: Annotated[Path | None, typer.Argument(help="A CSV file; from the store without one.")] = None,
     metric: Annotated[Metric, typer.Option(help="What the file holds, or what to judge.")] = Metric.LATENCY,
     baseline_rows: Annotated[str | None, typer.Option(metavar="A:B", help="Data rows that are the baseline.")] = None,
@@ -91,7 +91,8 @@ def _from_file(
     file: Path, metric: Metric, baseline_rows: str | None, regression: RegressionPolicy, leak: LeakPolicy
 ) -> Iterable[Line]:
     try:
-        text = file.read_text(newline="")
+        with file.open(newline="") as opened_file:
+            text = opened_file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise Refused(f"{file}: {error}") from error
     if metric is Metric.MEMORY:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from importlib import resources
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import typer
@@ -50,19 +50,20 @@ def check(
     if json:
         print_json({"config": str(config), "targets": [t.name for t in parsed.target], "live": rows})
     else:
-        canaries = sum(len(t.canary) for t in parsed.target)
-        out.print(
-            f"{config}: good. {len(parsed.target)} target(s), {canaries} canary(ies), {len(parsed.notifier)} notifier(s)",
-            markup=False,
-        )
+        counts = f"{len(parsed.target)} target(s), {sum(len(t.canary) for t in parsed.target)} canary(ies)"
+        out.print(f"{config}: good. {counts}, {len(parsed.notifier)} notifier(s)", markup=False)
         for row in rows:
             mark = {True: "ok  ", False: "FAIL", None: "-   "}[row["ok"]]
             out.print(f"  {mark} {row['what']}: {row['detail']}", markup=False)
     raise typer.Exit(ExitCode.WORSE if bad else ExitCode.FINE)
 
 
-def _look(config: Config) -> list[dict[str, object]]:
-    rows: list[dict[str, object]] = []
+Row = dict[str, Any]
+"""what, ok (None: not there and not needed) and detail, for people and `--json` alike."""
+
+
+def _look(config: Config) -> list[Row]:
+    rows: list[Row] = []
     database = open_database(config.store.url)
     bring_up_to_date(database)
     targets = build_targets(config, database)
@@ -87,7 +88,7 @@ def _look(config: Config) -> list[dict[str, object]]:
     return rows
 
 
-def _reach(name: str, address: str) -> dict[str, object]:
+def _reach(name: str, address: str) -> Row:
     """Whether a notifier's host accepts a connection; nothing is posted (that is `watchdog notify test`)."""
     url = httpx.URL(address)
     began = time.monotonic()

@@ -202,7 +202,7 @@ def verify(
     samples: Annotated[int, typer.Option(min=2, help="Inferences to run.")] = 20,
     json: Json = False,
 ) -> None:
-    """Load MODEL in an isolated worker and run it: does it load, is it finite, does it repeat itself, how fast is it?"""
+    """Load MODEL in an isolated worker and run it: does it repeat itself, is it finite, how fast is it?"""
     try:
         dimensions = [int(part) for part in shape.split(",")]
     except ValueError:
@@ -224,13 +224,14 @@ def verify(
     failed = next((s for b in bursts for s in b.samples if s.outcome is not Outcome.GOOD), None)
     hashes = {b.output.content_hash for b in bursts if b.output}
     latencies = sorted(s.latency_s for b in bursts for s in b.samples if s.latency_s is not None)
+    p50_s = latencies[len(latencies) // 2] if latencies else None
     result = {
         "model": model,
         "good": failed is None,
         "outcome": failed.outcome if failed else Outcome.GOOD,
         "detail": failed.detail if failed else "",
         "repeats_itself": len(hashes) == 1,
-        "p50_s": latencies[len(latencies) // 2] if latencies else None,
+        "p50_s": p50_s,
         "facts": dict(bursts[0].facts),
         "provenance": dict(bursts[0].provenance),
     }
@@ -242,7 +243,7 @@ def verify(
         load = bursts[0].facts.get("model_load_s")
         loaded = f", loads in {load:.2f} s" if load is not None else ""
         same = "gives the same answer each time" if len(hashes) == 1 else "gives DIFFERENT answers to the same input"
-        out.print(f"ok   {model}: {same}, p50 {milliseconds(result['p50_s'])}{loaded}", markup=False)
+        out.print(f"ok   {model}: {same}, p50 {milliseconds(p50_s)}{loaded}", markup=False)
     raise typer.Exit(ExitCode.WORSE if failed or len(hashes) != 1 else ExitCode.FINE)
 
 

@@ -114,7 +114,7 @@ def share(used: int | None, capacity: int | None) -> str:
 def duration(seconds: float) -> str:
     """A length of time with its two largest units: "3 h 20 min". Negative counts as zero."""
     left = max(0, round(seconds))
-    parts = []
+    parts: list[str] = []
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
         count, left = divmod(left, size)
         if count or (unit == "s" and not parts):
