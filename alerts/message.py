@@ -32,7 +32,8 @@ MAX_FACTS = 8
 MAX_DETAIL = 300
 
 Episode = Mapping[str, Any]
-"""Summary of a recycle as plain values; read are: target, reason, outcome, detail, acted_at, ended_at, evidence."""
+"""Summary of a recycle as plain values; read are: id, target, trigger, reason, state, outcome, detail,
+requested_at, acted_at, ended_at, evidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +81,8 @@ def incident_message(
     mode, has_recycler: of the target, to say what was or would have been done. episode: the last recycle asked for by
     this incident, when there is one.
     """
+    if episode and (number(episode, "requested_at") or math.inf) < (incident.fired_at or 0.0):
+        episode = None  # it answered an earlier firing, before the incident came back
     if event is Event.RESOLVED:
         title, sentence = _say_resolved(incident, why, now)
         done = _say_episode(episode) if episode else ""

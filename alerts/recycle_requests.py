@@ -50,7 +50,7 @@ def ask_again(
             continue
         episode = request(incident.target, Trigger.INCIDENT, incident.reason, incident.id, now=now, new_id=new_id)
         facts = gather_facts(connection, episode, subject, now=now)
-        if may_recycle(facts, subject.policy, now=now) is GateReason.ALLOWED:
+        if may_recycle(facts, subject.policy, now=now) in (GateReason.ALLOWED, GateReason.MODE):  # MODE is counted
             recycle_store.save_episode(connection, episode)
             asked.append(episode)
     return asked

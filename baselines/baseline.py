@@ -14,7 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from baselines.quantiles import Groups, quantile, quantile_bounds
-from probes.messages import Burst, Identity, Outcome, Output
+from probes.messages import Burst, Identity, Outcome, Output, Sample
 
 MIN_BURSTS = 3  # fewer share one moment of the machine
 MIN_SAMPLES = 20  # below it the nearest-rank p95 is simply the maximum
@@ -123,7 +123,7 @@ def gather(
     or when too few samples are left.
     """
     _refuse_failures(bursts)
-    judged = tuple(latencies for burst in bursts if (latencies := latencies_of(burst)))
+    judged = tuple(latencies for burst in bursts if (latencies := latencies_of(burst.judged)))
     count = sum(len(latencies) for latencies in judged)
     if len(judged) < min_bursts or count < MIN_SAMPLES:
         raise NotReady(
@@ -141,18 +141,18 @@ def gather(
         provenance={key: value for burst in bursts for key, value in burst.provenance.items()},
         golden=next((burst.output for burst in reversed(bursts) if burst.output is not None), None),
         bursts=judged,
-        controls=tuple(controls for burst in bursts if (controls := controls_of(burst))),
+        controls=tuple(controls for burst in bursts if (controls := controls_of(burst.judged))),
     )
 
 
-def latencies_of(burst: Burst) -> tuple[float, ...]:
-    """The latencies of a burst that may be compared, in seconds."""
-    return tuple(s.latency_s for s in burst.judged if s.latency_s is not None)
+def latencies_of(judged: Sequence[Sample]) -> tuple[float, ...]:
+    """The latencies of judged samples, in seconds."""
+    return tuple([s.latency_s for s in judged if s.latency_s is not None])
 
 
-def controls_of(burst: Burst) -> tuple[float, ...]:
+def controls_of(judged: Sequence[Sample]) -> tuple[float, ...]:
     """The control latencies beside them; empty without a control."""
-    return tuple(s.control_s for s in burst.judged if s.control_s is not None)
+    return tuple([s.control_s for s in judged if s.control_s is not None])
 
 
 def _refuse_failures(bursts: Sequence[Burst]) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from baselines.baseline import latencies_of
 from baselines.cause import level_of
 from baselines.quantiles import quantile
-from baselines.regression import is_mostly_judged
+from baselines.regression import enough_judged
 from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict
 from probes.messages import Burst, MemorySample
 
@@ -44,10 +44,10 @@ def judge_p95_limit(window: Sequence[Burst], policy: LimitsPolicy, *, now: float
         reason=Reason.WITHIN_BASELINE,
         life=newest.life,
     )
-    usable = [burst for burst in window if is_mostly_judged(burst)][-LIMIT_BURSTS:]
-    if not is_mostly_judged(newest) or len(usable) < LIMIT_BURSTS:
+    usable = [(burst.at, latencies_of(judged)) for burst in window if (judged := enough_judged(burst))][-LIMIT_BURSTS:]
+    if not enough_judged(newest) or len(usable) < LIMIT_BURSTS:
         return replace(within, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES, evidence={"bursts": len(usable)})
-    latencies = [latencies_of(burst) for burst in usable]
+    latencies = [burst for _, burst in usable]
     pooled = [latency for burst in latencies for latency in burst]
     p95_s = quantile(pooled, 0.95)
     evidence: Evidence = {"p95_s": p95_s, "limit_s": policy.p95_s, "samples": len(pooled), "bursts": len(usable)}
@@ -55,7 +55,7 @@ def judge_p95_limit(window: Sequence[Burst], policy: LimitsPolicy, *, now: float
     exceeding = sum(max(burst) > policy.p95_s for burst in latencies)
     if p95_s <= policy.p95_s or exceeding <= LIMIT_BURSTS / 2:
         return within
-    return _exceeded(within, Cause.UNKNOWN, since=usable[0].at)
+    return _exceeded(within, Cause.UNKNOWN, since=usable[0][0])
 
 
 def judge_memory_limit(point: MemorySample, policy: LimitsPolicy, *, now: float) -> Verdict | None:

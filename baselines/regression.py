@@ -19,7 +19,7 @@ from baselines.baseline import Baseline, changes, controls_of, describe_changes,
 from baselines.cause import latency_cause, level_of
 from baselines.quantiles import quantile, quantile_ratio
 from baselines.verdict import Check, Evidence, Reason, Status, Verdict
-from probes.messages import Burst, Outcome
+from probes.messages import Burst, Outcome, Sample
 
 MIN_JUDGED_SHARE = 0.5  # of a burst's samples; what is left of a mostly failed burst is no picture of the latency
 CLEARING_BURSTS = 3  # in a row below the line; a lone fast burst does not end a slowdown
@@ -78,9 +78,9 @@ def judge_latency(
     )
     if baseline is None:
         return replace(within, status=Status.UNKNOWN, reason=Reason.NO_BASELINE)
-    if (reason := _why_not_comparable(newest, baseline)) is not None:
+    if isinstance(reason := _see(newest, baseline), Reason):
         return replace(within, status=Status.UNKNOWN, reason=reason, evidence=_needed(0, newest, policy))
-    seen = [_see(b) for b in window[-policy.window :] if _why_not_comparable(b, baseline) is None]
+    seen = [s for burst in window[-policy.window :] if isinstance(s := _see(burst, baseline), _Seen)]
     if len(seen) < policy.bursts:
         evidence = _needed(len(seen), newest, policy)
         return replace(within, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES, evidence=evidence)
@@ -92,7 +92,7 @@ def judge_latency(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Seen:
-    """What a judgement needs of a comparable burst, taken out of it once."""
+    """What a judgement needs of a comparable burst."""
 
     at: float
     life: str | None
@@ -101,27 +101,26 @@ class _Seen:
     median_s: float
 
 
-def _see(burst: Burst) -> _Seen:
-    latencies = latencies_of(burst)
-    return _Seen(
-        at=burst.at,
-        life=burst.life,
-        latencies=latencies,
-        controls=controls_of(burst),
-        median_s=median(latencies),
-    )
+def enough_judged(burst: Burst) -> tuple[Sample, ...]:
+    """The samples whose latency may be compared; empty when they are too few to stand for the burst."""
+    judged = burst.judged
+    return judged if len(judged) >= MIN_JUDGED_SHARE * len(burst.samples) else ()
 
 
-def is_mostly_judged(burst: Burst) -> bool:
-    """Is enough of the burst good and untainted to stand for its latency?"""
-    return len(burst.judged) >= max(1.0, MIN_JUDGED_SHARE * len(burst.samples))
-
-
-def _why_not_comparable(burst: Burst, baseline: Baseline) -> Reason | None:
+def _see(burst: Burst, baseline: Baseline) -> _Seen | Reason:
+    """The burst's latencies, or why they cannot be compared with the baseline's."""
     if burst.identity != baseline.identity:
         return Reason.IDENTITY_CHANGED
-    if is_mostly_judged(burst):
-        return None
+    judged = enough_judged(burst)
+    if judged:
+        latencies = latencies_of(judged)
+        return _Seen(
+            at=burst.at,
+            life=burst.life,
+            latencies=latencies,
+            controls=controls_of(judged),
+            median_s=median(latencies),
+        )
     good = sum(s.outcome is Outcome.GOOD for s in burst.samples)
     if good == 0:
         return Reason.NO_DATA
@@ -147,13 +146,15 @@ def _slow_run(seen: Sequence[_Seen], line_s: float, needed: int) -> Sequence[_Se
 
 
 def _passes_gate(run: Sequence[_Seen], gate_s: float) -> bool:
-    pooled = [latency for burst in run for latency in burst.latencies]
+    pooled = _pool(run)
     return sum(latency > gate_s for latency in pooled) > _TAIL_SHARE * len(pooled)
 
 
 def _regressed(within: Verdict, run: Sequence[_Seen], provenance: Mapping[str, str], baseline: Baseline) -> Verdict:
     evidence = _measure(run[-_MEASURED_BURSTS:], baseline)
+    channel = {"channel": _channel(run[-_MEASURED_BURSTS:], baseline)}
     changed = changes(baseline.provenance, provenance)
+    named = {"changed": describe_changes(changed)} if changed else {}
     moved = median(burst.median_s for burst in run) / baseline.median_s
     cause = latency_cause(changed=changed, ratio=moved, control_ratio=_control_ratio(run, baseline))
     lives = {burst.life for burst in run}
@@ -166,28 +167,30 @@ def _regressed(within: Verdict, run: Sequence[_Seen], provenance: Mapping[str, s
         since=run[0].at,
         strikes=1,
         life=lives.pop() if len(lives) == 1 else None,
-        evidence={**evidence, "changed": describe_changes(changed)} if changed else evidence,
+        evidence={**evidence, **channel, **named},
     )
 
 
 def _measure(seen: Sequence[_Seen], baseline: Baseline) -> Evidence:
     """Ratios over the baseline with the interval of p95's; the same keys whether it is worse or not."""
     groups = tuple(burst.latencies for burst in seen)
-    pooled = [latency for group in groups for latency in group]
+    pooled = _pool(seen)
     ratio = quantile_ratio(groups, baseline.bursts, 0.95)
-    floor_ratio = quantile(pooled, 0.1) / baseline.floor_s
     return {
         "ratio": ratio.estimate,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
-        "floor_ratio": floor_ratio,
+        "floor_ratio": quantile(pooled, 0.1) / baseline.floor_s,
         "control_ratio": _control_ratio(seen, baseline),
         "p95_s": quantile(pooled, 0.95),
         "baseline_p95_s": baseline.p95_s,
         "samples": len(pooled),
         "bursts": len(groups),
-        "channel": _channel(ratio.estimate, floor_ratio),
     }
+
+
+def _pool(seen: Sequence[_Seen]) -> list[float]:
+    return [latency for burst in seen for latency in burst.latencies]
 
 
 def _control_ratio(seen: Sequence[_Seen], baseline: Baseline) -> float | None:
@@ -197,11 +200,11 @@ def _control_ratio(seen: Sequence[_Seen], baseline: Baseline) -> float | None:
     return quantile(controls, 0.5) / baseline.control_median_s
 
 
-def _channel(ratio: float, floor_ratio: float) -> str | None:
-    """Who got slower: "whole" (every request), "tail" (the slowest) or "mixed"; None when p95 did not rise."""
-    if ratio <= 1.0:
-        return None
-    share = math.log(floor_ratio) / math.log(ratio)
-    if share >= _WHOLE:
+def _channel(seen: Sequence[_Seen], baseline: Baseline) -> str:
+    """Who got slower: "whole" (every request), "tail" (the slowest) or "mixed"."""
+    pooled = _pool(seen)
+    floor = math.log(quantile(pooled, 0.1) / baseline.floor_s)
+    p95 = math.log(quantile(pooled, 0.95) / baseline.p95_s)
+    if floor >= _WHOLE * p95:
         return "whole"
-    return "tail" if share <= _TAIL else "mixed"
+    return "tail" if floor <= _TAIL * p95 else "mixed"

@@ -17,7 +17,7 @@ Floats = NDArray[np.float64]
 
 MAX_DIMENSIONS = 32  # numpy 1.x takes no more, and no tensor has as many
 
-_STEP = re.compile(r"(?:^|\.)([^.\[\]]+)|\[(\d{1,9})\]")
+_STEP = re.compile(r"(?:^|(?<=.)\.)([^.\[\]]+)|\[([0-9]{1,9})\]")
 
 
 def parse_path(path: str) -> tuple[str, ...]:

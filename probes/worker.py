@@ -211,7 +211,7 @@ class WorkerProcess:
 def _start(python: str, home: Path) -> subprocess.Popen[bytes]:
     """In a session of its own, on a path that holds the agent's package and nothing else of ours."""
     (home / "watchdog_agent").symlink_to(Path(wire.__file__).resolve().parent, target_is_directory=True)
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "PYTHONHOME")}
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}  # of this interpreter
     program = str(Path(python).absolute()) if os.sep in python else python  # not resolved: venvs are links
     return subprocess.Popen(
         [program, "-m", "watchdog_agent.worker"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import signal
+import socket
 import sys
 import threading
 import time
@@ -36,7 +37,7 @@ from watchdog.bootstrap import (
     new_episode_id,
     retention_of,
 )
-from watchdog.config import Config
+from watchdog.config import Config, ConfigError
 from watchdog.effects import Effects
 from watchdog.judge_thread import JudgeThread
 from watchdog.pipeline import Pipeline
@@ -46,6 +47,7 @@ from watchdog.turns import Occupied, hold
 from watchdog.web.app import Liveness, create_app
 
 STOP_DEADLINE_S = 10.0
+LOCK_WAIT_S = 2.0  # a predecessor that was told to stop may still be at it
 SWITCH_INTERVAL_S = 0.0005  # how long a probe's thread may wait for the interpreter; Python's default is 5 ms
 
 log = structlog.get_logger("daemon")
@@ -102,8 +104,6 @@ class Daemon:
         self._web = uvicorn.Server(
             uvicorn.Config(
                 app,
-                host=config.web.host,
-                port=config.web.port,
                 log_config=None,
                 access_log=False,
                 server_header=False,
@@ -111,28 +111,29 @@ class Daemon:
                 lifespan="off",
             )
         )
-        self._web_thread = threading.Thread(target=self._serve, name="web", daemon=True)
 
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises DatabaseError when another daemon serves this database."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
         try:
-            with hold(lock_path(self._database), wait_s=2.0, monotonic=time.monotonic, sleep=time.sleep):
-                self._start()
-                while not self._stopping.wait(1.0):
-                    if not self._web_thread.is_alive():
-                        raise DatabaseError(f"cannot listen on {self._config.web.listen}: see the log")
+            with (
+                hold(lock_path(self._database), wait_s=LOCK_WAIT_S, monotonic=time.monotonic, sleep=time.sleep),
+                _listen(self._config) as listener,
+            ):
+                self._start(listener)
+                self._stopping.wait()
                 self._stop()
         except Occupied:
             raise DatabaseError(f"another watchdog is already running on {self._database.path}") from None
 
-    def _start(self) -> None:
+    def _start(self, listener: socket.socket) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
-        self._retire_removed()
+        self._take_up()
         self._outbox.start()
         self._judge.start()
         self._desk.start()
+        self._web_thread = threading.Thread(target=self._web.run, args=([listener],), name="web", daemon=True)
         self._web_thread.start()
         gc.freeze()  # what start-up made is never garbage; collections stay short
         self._schedule.start()
@@ -159,12 +160,6 @@ class Daemon:
         self._transport.close()
         log.info("stopped", seconds=round(time.monotonic() - began, 2))
 
-    def _serve(self) -> None:
-        try:
-            self._web.run()
-        except SystemExit:  # uvicorn's way to say that it cannot listen; it has logged why
-            log.error("the web side cannot start", listen=self._config.web.listen)  # noqa: TRY400  (no traceback)
-
     def _wake(self) -> None:
         self._outbox.wake()
         self._desk.wake()
@@ -182,8 +177,8 @@ class Daemon:
         if deleted:
             log.info("retention", deleted=deleted)
 
-    def _retire_removed(self) -> None:
-        """Close incidents of targets and canaries that are no longer configured; give up what removed notifiers owe."""
+    def _take_up(self) -> None:
+        """Go on where the last run ended; close what is about targets, canaries and notifiers no longer configured."""
         subjects = {(t.name, c.name) for t in self._config.target for c in t.canary}
         now = time.time()
         with self._database.write(durable=True) as connection:
@@ -194,6 +189,10 @@ class Daemon:
                 if incident.state in OPEN and not known:
                     self._effects.apply(connection, incident, retire(incident, now=now))
             delivery_store.bury_orphans(connection, [n.name for n in self._config.notifier])
+            self._effects.restore(connection)
+            for target in self._targets.values():
+                for canary in target.canaries:
+                    target.load_baseline(connection, canary)
 
     def _count_error(self, where: str) -> None:
         self._metrics.errors.labels(where).inc()
@@ -206,3 +205,12 @@ class Daemon:
         if self._judge.problem:
             problems.append(self._judge.problem)
         return Liveness(problems=tuple(problems))
+
+
+def _listen(config: Config) -> socket.socket:
+    """The web side's socket. Raises ConfigError: found out now, not by a thread that dies later."""
+    family = socket.AF_INET6 if ":" in config.web.host else socket.AF_INET
+    try:
+        return socket.create_server((config.web.host, config.web.port), family=family, backlog=128)
+    except (OSError, OverflowError) as error:
+        raise ConfigError([f"web.listen: cannot listen on {config.web.listen}: {error}"]) from error

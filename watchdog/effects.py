@@ -18,7 +18,7 @@ from alerts.notifiers.delivery import Route, recipients
 from alerts.recycle_requests import ask_again, ask_for_age, request
 from alerts.recycle_store import Episode
 from baselines import store
-from baselines.verdict import Status, Verdict, worst
+from baselines.verdict import Check, Level, Verdict, worst
 from watchdog.metrics import Metrics
 from watchdog.target import Target
 
@@ -47,7 +47,18 @@ class Effects:
         self._now = now
         self._new_id = new_id
         self._changed = changed
+        self._enqueued = False
         self._standing: dict[tuple[str, str, str], Verdict] = {}
+
+    def restore(self, connection: Connection) -> None:
+        """Take up where the last run ended: standing verdicts, open incidents and breakers show at once."""
+        for verdict in store.latest_verdicts(connection):
+            if verdict.target in self._targets:
+                self._standing[(verdict.target, verdict.check, verdict.subject)] = verdict
+        self._metrics.observe_incidents(alert_store.count_firing(connection))
+        for name, target in self._targets.items():
+            ineffective = recycle_store.ineffective_in_a_row(connection, name)
+            self._metrics.breaker.labels(name).set(ineffective >= target.policy.breaker_limit)
 
     def muted(self, connection: Connection, verdict: Verdict | Incident) -> bool:
         """Whether nobody is to be told now: `mode = "observe"`, or a silence."""
@@ -83,15 +94,17 @@ class Effects:
                         new_id=self._new_id,
                     )
                     recycle_store.save_episode(connection, asked)
+                    self._enqueued = True
 
-    def committed(self, verdicts: Sequence[Verdict], firing: Sequence[Incident]) -> None:
+    def committed(self, verdicts: Sequence[Verdict], firing: Mapping[tuple[str, Check, Level], int]) -> None:
         """After the commit: metrics follow, threads wake."""
         for verdict in verdicts:
             self._metrics.observe_verdict(verdict)
             same = [v for (t, c, _), v in self._standing.items() if (t, c) == (verdict.target, verdict.check)]
             self._metrics.observe_status(verdict.target, verdict.check, worst(same).status)
-        self._metrics.observe_incidents((i.target, i.check, i.level) for i in firing)
-        if firing or any(v.status is Status.WORSE for v in verdicts):
+        self._metrics.observe_incidents(firing)
+        if self._enqueued:
+            self._enqueued = False
             self._changed()
 
     def remind_all(self, connection: Connection) -> None:
@@ -100,8 +113,9 @@ class Effects:
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
             muted = self.muted(connection, incident)
             self.apply(connection, incident, remind(incident, now=now, policy=POLICIES[incident.check], muted=muted))
-        ask_again(connection, self._targets, now=now, new_id=self._new_id)
-        ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
+        asked = ask_again(connection, self._targets, now=now, new_id=self._new_id)
+        asked += ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
+        self._enqueued = self._enqueued or bool(asked)
 
     def tell_recycle(self, connection: Connection, episode: Episode) -> None:
         """Say how a recycle ended; inside the transaction that ends it."""
@@ -136,7 +150,7 @@ class Effects:
         )
         log.warning(
             "incident",
-            event_=event,
+            told=event,
             target=incident.target,
             check=incident.check,
             level=incident.level,
@@ -149,7 +163,8 @@ class Effects:
             delivery_store.told_notifiers(connection, message.incident_id) if message.incident_id else frozenset[str]()
         )
         routes = recipients(message, self._routes, told=told, muted=muted)
-        delivery_store.enqueue_deliveries(connection, message, routes, now=self._now())
+        added = delivery_store.enqueue_deliveries(connection, message, routes, now=self._now())
+        self._enqueued = self._enqueued or added > 0
 
 
 def _words(verdict: Verdict) -> dict[str, str]:

@@ -182,12 +182,9 @@ class Metrics:
         for each in Status:
             self.verdict.labels(target, check, each).set(each is status)
 
-    def observe_incidents(self, firing: Iterable[tuple[str, Check, Level]]) -> None:
+    def observe_incidents(self, firing: Mapping[tuple[str, Check, Level], int]) -> None:
         """Set the number of firing incidents per target, check and level; the others go to zero."""
-        counts: dict[tuple[str, str, str], int] = {}
-        for target, check, level in firing:
-            key = (target, str(check), str(level))
-            counts[key] = counts.get(key, 0) + 1
+        counts = {(target, str(check), str(level)): number for (target, check, level), number in firing.items()}
         samples = [s.labels for metric in self.incident.collect() for s in metric.samples]
         for key in {(s["target"], s["check"], s["level"]) for s in samples} | counts.keys():
             self.incident.labels(*key).set(counts.get(key, 0))

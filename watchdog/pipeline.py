@@ -8,7 +8,7 @@ from functools import partial
 from sqlalchemy import Connection
 
 from alerts import store as alert_store
-from alerts.incident import POLICIES, State, step
+from alerts.incident import POLICIES, step
 from baselines import store as history
 from baselines.database import Database
 from baselines.verdict import Status, Verdict
@@ -53,12 +53,13 @@ class Pipeline:
             for verdict in verdicts:
                 self._effects.record_verdict(connection, verdict)
                 self._take_step(connection, verdict)
-            firing = [i for i in alert_store.list_incidents(connection, only_open=True) if i.state is State.FIRING]
+            firing = alert_store.count_firing(connection)
         self._effects.committed(verdicts, firing)
 
     def _take_step(self, connection: Connection, verdict: Verdict) -> None:
         before = alert_store.load_incident(connection, verdict.target, verdict.check, verdict.subject)
-        lives = self._targets[verdict.target].lives()
+        about_a_worker = before is not None and before.life is not None
+        lives = self._targets[verdict.target].lives() if about_a_worker else None
         after = step(
             before,
             verdict,

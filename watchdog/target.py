@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sqlalchemy import Connection
@@ -92,7 +92,8 @@ class Target:
         """Take one burst, compared with the golden output last loaded. Raises turns.Occupied when another holds it."""
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
-            return self.canaries[canary].burst(golden=self._goldens.get(canary) if golden else None, size=size)
+            burst = self.canaries[canary].burst(golden=self._goldens.get(canary) if golden else None, size=size)
+        return burst if self.gpu is None else _on_gpu(burst, self.gpu)
 
     def sample_memory(self) -> list[MemorySample]:
         """Memory of each worker now; empty when processes are not watched or none is found."""
@@ -135,3 +136,16 @@ class Target:
         """Let go of connections and child processes."""
         for canary in self.canaries.values():
             canary.close()
+
+
+def _on_gpu(burst: Burst, gpu: GpuReader) -> Burst:
+    """Add what NVML knows: the driver is provenance, the GPU's type is identity (unless the canary knows better)."""
+    versions = {"driver": gpu.driver_version, "cuda_driver": gpu.cuda_version}
+    known = {key: value for key, value in versions.items() if value is not None}
+    types = sorted(set(gpu.names))
+    gpu_type = burst.identity.gpu_type or (", ".join(types) if types else None)
+    return replace(
+        burst,
+        identity=replace(burst.identity, gpu_type=gpu_type),
+        provenance={**known, **burst.provenance},
+    )

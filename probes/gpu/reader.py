@@ -139,6 +139,11 @@ class GpuReader:
         return reader
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """The types of the devices that told theirs, in NVML's order."""
+        return tuple(device.name for device in self._devices if device.name is not None)
+
+    @property
     def available(self) -> bool:
         return self.why is None
 

@@ -184,6 +184,7 @@ class TestDeliveries:
             late = delivery_store.claim_due(connection, "ops", now=NOW, lease_s=10)
             current = delivery_store.claim_due(connection, "ops", now=NOW + 10, lease_s=10)
             delivery_store.mark_failed(connection, late, error="late", retry_at=None)
+            assert current in delivery_store.list_deliveries(connection)
             delivery_store.mark_sent(connection, current, now=NOW + 11)
             delivery_store.mark_failed(connection, current, error="after", retry_at=None)
             (row,) = [d for d in delivery_store.list_deliveries(connection) if d.notifier == "ops"]

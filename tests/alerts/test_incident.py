@@ -315,6 +315,12 @@ class TestMuted:
         """Who was woken hears that it is over."""
         assert Story().play("BBB").play("GGG", muted=True).told == [Event.FIRING, Event.RESOLVED]
 
+    def test_what_comes_back_muted_is_not_told_to_be_over_again(self) -> None:
+        """Nobody heard that it came back."""
+        story = Story().play("BBBGGG").play("BBB", muted=True)
+        assert story.why[-1] is StepReason.REOPENED
+        assert story.play("GGG").told == [Event.FIRING, Event.RESOLVED]
+
 
 class TestFlapping:
     def test_firing_again_soon_is_the_same_incident(self) -> None:

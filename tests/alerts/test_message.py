@@ -126,6 +126,7 @@ VERIFIED = {
     "state": "cooldown",
     "outcome": "verified",
     "detail": "verified: default at 1.01 x its baseline",
+    "requested_at": NOW,
     "acted_at": NOW + 100,
     "ended_at": NOW + 160,
     "evidence": {"before_memory_bytes": 6_100_000_000, "after_memory_bytes": 2e9, "after_median_s.default": 0.1007},
@@ -250,6 +251,16 @@ def test_the_title_says_why_this_message_comes(why: StepReason, event: Event, ti
 def test_what_was_done_or_why_not(changes: dict, asked: dict, done: str) -> None:
     """Recycled, would recycle, not allowed: always with the reason."""
     assert firing(replace(SLOW, **changes), **asked).done == done
+
+
+def test_a_recycle_of_an_earlier_firing_is_not_said_to_have_helped() -> None:
+    """It came back after that recycle: what counts is what is done about it now."""
+    back = replace(SLOW, flaps=1, fired_at=NOW + 900)
+    message = incident_message(
+        back, Event.FIRING, why=StepReason.REOPENED, now=NOW + 900, mode="act", has_recycler=True, episode=VERIFIED
+    )
+    assert message.done == "A recycle was asked for."
+    assert message.incident["recycle"] is None
 
 
 def test_the_end_says_how_long_it_lasted_and_what_helped() -> None:
@@ -380,9 +391,10 @@ class TestSlack:
         assert "<" not in said
         assert "&lt;!channel&gt; &amp; &lt;http://evil|click&gt;" in said
 
-    @given(st.text(alphabet="a&<>é ", max_size=9000), st.integers(0, 30))
-    def test_limits_hold_and_no_escape_is_cut_in_half(self, text: str, facts: int) -> None:
+    @given(st.text(alphabet="a&<>é ", max_size=7), st.sampled_from([0, 1, 30, 150, 700, 3000]), st.integers(0, 30))
+    def test_limits_hold_and_no_escape_is_cut_in_half(self, unit: str, times: int, facts: int) -> None:
         """Slack refuses the whole message when one text is a character too long."""
+        text = unit * times
         message = replace(
             firing(SLOW), title=text, sentence=text, facts=((text, text),) * facts, done=text, next_commands=(text,)
         )

@@ -278,13 +278,20 @@ def test_a_hanging_receiver_delays_no_other(
 
 def test_what_is_put_in_goes_out_without_waiting_for_a_poll(database, notifier, clock, receiver) -> None:
     """The wait is a wake-up call, not a sleep: this one would wait for ever."""
-    outbox = Outbox(database, [notifier], now=clock, wait=lambda wake, _seconds: wake.wait(DEADLINE_S))
+    was_set: list[bool] = []
+
+    def wait(wake: threading.Event, _seconds: float) -> None:
+        was_set.append(wake.is_set())
+        wake.wait(DEADLINE_S)
+
+    outbox = Outbox(database, [notifier], now=clock, wait=wait)
     outbox.start()
     try:
         for number in range(3):
             enqueue(database, notifier, a_message(f"i{number}"), now=clock())
             outbox.wake()
             receiver.wait_for(number + 1)
+        wait_until(lambda: len(was_set) >= 3 and not was_set[-1])  # a call that was answered is over: no spinning
     finally:
         assert outbox.stop(deadline_s=DEADLINE_S) == []
     assert {d.state for d in stored(database)} == {DeliveryState.SENT}

@@ -1,4 +1,4 @@
-"""Opens a GpuReader and, for each line on standard input, prints a reading as JSON: {why, driver, cuda, devices, own}."""
+"""Opens a GpuReader and answers each pid on standard input with a reading, as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ for line in sys.stdin:
         "cuda": reader.cuda_version,
         "devices": [asdict(device) for device in reading.devices],
         "pid": [reading.used_by(pid), reading.capacity_for(pid), reading.device_used_for(pid)],
-        "loaded": "pynvml" in sys.modules,
     }
     print(json.dumps(answer), flush=True)
 reader.close()

@@ -93,7 +93,8 @@ def test_what_is_gone_reads_as_unknown(tmp_path: Path) -> None:
 
 def test_listeners_are_tcp_and_unix_sockets_that_accept(host: Host) -> None:
     """Connected sockets are none, and only TCP has a port."""
-    tcp = f"{TCP_HEADER}   0: 0100007F:1F90 00000000:0000 0A {TAIL} 111 1\n   1: 0100007F:1F90 0100007F:D431 01 {TAIL} 222 1\n"
+    tcp = f"{TCP_HEADER}   0: 0100007F:1F90 00000000:0000 0A {TAIL} 111 1\n"
+    tcp += f"   1: 0100007F:1F90 0100007F:D431 01 {TAIL} 222 1\n"
     tcp6 = f"{TCP_HEADER}   0: {'0' * 32}:1F91 {'0' * 32}:0000 0A {TAIL} 333 1\n"
     unix = (
         "Num       RefCount Protocol Flags    Type St Inode Path\n"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy.exc import DatabaseError as SqlError
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -58,9 +59,12 @@ def create_app(
 
     def readyz(_request: Request) -> Response:
         """The watchdog is ready when its database answers."""
-        with database.read() as connection:
-            read_targets(connection, config)
-        return JSONResponse({"ready": True})
+        try:
+            with database.read() as connection:
+                read_targets(connection, config)
+        except SqlError as error:
+            return JSONResponse({"ready": False, "reasons": [f"the database: {error.orig}"]}, status_code=503)
+        return JSONResponse({"ready": True, "reasons": []})
 
     def readyz_target(request: Request) -> Response:
         name = request.path_params["target"]
