@@ -10,6 +10,9 @@ from baselines.baseline import Baseline
 from baselines.verdict import Reason
 from probes.messages import Burst, Outcome
 
+MEMORY_REASONS = frozenset({Reason.LEAKING, Reason.LIMIT_EXCEEDED})
+"""A recycle for memory. A limit on latency blames nobody, so the one that is recycled for is memory's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recovery:
@@ -33,7 +36,8 @@ def judge_recovery(
 
     line: a median latency above `line` x the baseline's median is still slow (the regression rule's own line).
     before, after: memory of all workers in bytes; only a recycle for memory must lower it.
-    Missing evidence is no proof: no usable latency, or no memory figure where memory was the reason, is not recovered.
+    Missing evidence is no proof: no usable latency, no memory figure where memory was the reason, or a baseline of
+    another identity where latency was, is not recovered.
     """
     evidence: dict[str, float | int | str | None] = {"after_memory_bytes": after}
     for burst in bursts:
@@ -56,7 +60,11 @@ def judge_recovery(
         latency_s = median(medians)
         evidence[f"after_median_s.{canary}"] = latency_s
         baseline = baselines.get(canary)
-        if baseline is None:
+        alike = baseline is not None and all(b.identity == baseline.identity for b in bursts if b.canary == canary)
+        if baseline is not None and not alike and reason == Reason.REGRESSED:
+            detail = f"canary {canary} has another input or device than its baseline, no proof"
+            return Recovery(recovered=False, detail=detail, evidence=evidence)
+        if baseline is None or not alike:
             said.append(f"{canary} answers well (no baseline to compare with)")
             continue
         ratio = latency_s / baseline.median_s
@@ -65,7 +73,7 @@ def judge_recovery(
             detail = f"canary {canary} is still {ratio:.2f} x its baseline"
             return Recovery(recovered=False, detail=detail, evidence=evidence)
         said.append(f"{canary} at {ratio:.2f} x its baseline")
-    if reason == Reason.LEAKING:
+    if reason in MEMORY_REASONS:
         if before is None or after is None:
             return Recovery(recovered=False, detail="memory cannot be read, no proof", evidence=evidence)
         if after >= before:

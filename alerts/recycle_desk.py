@@ -80,10 +80,11 @@ class RecycleDesk:
                 self._on_error("recycle")
 
     def _take_requests(self) -> None:
+        busy = self.busy()  # asked first: what is read of these may be older than what their threads write
         with self._database.read() as connection:
             episodes = recycle_store.under_way(connection)
         for episode in episodes:
-            if not self._stopping.is_set():
+            if episode.target not in busy and not self._stopping.is_set():
                 requested = episode.state is State.SUSPECT
                 self._launch(episode, self._recycling.run if requested else self._recycling.resume)
 

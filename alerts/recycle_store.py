@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import takewhile
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, desc, func, insert, select, update
@@ -111,7 +112,10 @@ def last_ended_at(connection: Connection, target: str) -> float | None:
 
 
 def ineffective_in_a_row(connection: Connection, target: str) -> int:
-    """How many of the newest recycles did not help, since the last one that did or the last reset by a person."""
+    """How many of the newest recycles did not help, since the last one that did or the last reset by a person.
+
+    One that was interrupted says neither and is passed over.
+    """
     table, resets = schema.recycles, schema.breaker_resets
     reset_at = connection.execute(select(func.max(resets.c.at)).where(resets.c.target == target)).scalar() or 0.0
     outcomes = connection.execute(
@@ -119,12 +123,8 @@ def ineffective_in_a_row(connection: Connection, target: str) -> int:
         .where(table.c.target == target, table.c.acted_at.is_not(None), table.c.ended_at > reset_at)
         .order_by(desc(table.c.ended_at))
     ).scalars()
-    count = 0
-    for outcome in outcomes:
-        if outcome not in INEFFECTIVE:
-            break
-        count += 1
-    return count
+    since_verified = takewhile(lambda outcome: outcome != Outcome.VERIFIED, outcomes)
+    return sum(outcome in INEFFECTIVE for outcome in since_verified)
 
 
 def reset_breaker(connection: Connection, target: str, *, at: float, by: str) -> None:
@@ -133,12 +133,14 @@ def reset_breaker(connection: Connection, target: str, *, at: float, by: str) ->
 
 
 def cap_episodes(connection: Connection) -> int:
-    """Keep the newest KEPT_EPISODES; returns how many were deleted."""
-    table = schema.recycles
+    """Keep the newest KEPT_EPISODES, and each target's last reset (no other counts); returns how many were deleted."""
+    table, resets = schema.recycles, schema.breaker_resets
     oldest = select(table.c.updated_at).order_by(desc(table.c.updated_at)).offset(KEPT_EPISODES).limit(1)
-    return connection.execute(
+    deleted = connection.execute(
         delete(table).where(table.c.updated_at <= oldest.scalar_subquery(), table.c.state.in_(ENDED))
     ).rowcount
+    last = select(func.max(resets.c.id)).group_by(resets.c.target)
+    return deleted + connection.execute(delete(resets).where(resets.c.id.not_in(last))).rowcount
 
 
 def _episode(row: Row[Any]) -> Episode:

@@ -27,6 +27,7 @@ from alerts.incident import State as IncidentState
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode, Step
 from alerts.recyclers import Recycler
+from baselines import store as history
 from baselines.database import Database
 from probes.messages import Burst, Family, Life
 
@@ -73,7 +74,7 @@ class Subject(Protocol):
 def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, now: float) -> GateFacts:
     """What the gate asks for, as it is at this moment. The episode may be a request that is not stored yet."""
     incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
-    chosen = _workers_meant(incident, subject)
+    chosen = _workers_meant(connection, incident, subject)
     uptimes = [u for life in chosen or () if (u := subject.uptime_s(life)) is not None]
     others = [e for e in recycle_store.under_way(connection) if e.id != episode.id]
     return GateFacts(
@@ -96,12 +97,17 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
     )
 
 
-def _workers_meant(incident: Incident | None, subject: Subject) -> list[Life] | None:
-    """The worker the incident is about, where it is known and alive; else all of them; None when not watched."""
+def _workers_meant(connection: Connection, incident: Incident | None, subject: Subject) -> list[Life] | None:
+    """The worker the incident is about, none when it is gone; all of them when it is not known; None when not watched.
+
+    A life that was never seen here is not known: the agent names it as it looks inside a container of its own.
+    """
     lives = subject.lives()
     if lives is None or incident is None or incident.life is None:
         return lives
-    return [life for life in lives if life.key == incident.life] or lives
+    named = [life for life in lives if life.key == incident.life]
+    seen = any(key == incident.life for key, *_ in history.lives_seen(connection, subject.name))
+    return named if named or seen else lives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,14 +180,15 @@ class Recycling:
         with self._database.read() as connection:
             facts = gather_facts(connection, episode, subject, now=now)
             incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
+            meant = _workers_meant(connection, incident, subject)
         reason = may_recycle(facts, subject.policy, now=now)
         if reason is not GateReason.ALLOWED:
             return Happened(event=Event.REFUSED, detail=reason, outcome=Outcome.BLOCKED)
         return Happened(
             event=Event.ALLOWED,
             detail=reason,
-            lives_before=tuple(_workers_meant(incident, subject) or ()),
-            evidence={"before_memory_bytes": subject.memory_bytes()},
+            lives_before=tuple(meant or ()),
+            evidence={"before_memory_bytes": subject.memory_bytes(), "before_workers": len(subject.lives() or ())},
         )
 
     def _drain(self, _episode: Episode, subject: Subject) -> Happened | None:
@@ -216,8 +223,9 @@ class Recycling:
         if lives is not None and episode.lives_before:
             if set(lives) & set(episode.lives_before):
                 return "an old worker still runs"
-            if not lives:
-                return "no worker runs"
+            before = episode.evidence.get("before_workers")
+            if not lives or (isinstance(before, int) and len(lives) < before):
+                return f"{len(lives)} of {before} workers run"
         for burst in subject.burst(size=1):
             if burst.samples[-1].outcome.family not in (Family.GOOD, Family.WRONG):
                 return f"canary {burst.canary}: {burst.samples[-1].outcome}"

@@ -52,6 +52,7 @@ deliveries = Table(
     Column("sent_at", Float),
     Column("last_error", String),
     Index("ix_deliveries_notifier_state_due_at", "notifier", "state", "due_at"),
+    Index("ix_deliveries_incident_id", "incident_id"),
 )
 
 # One row per episode, written before each step; what a crash leaves here is reconciled, never repeated.

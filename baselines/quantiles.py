@@ -144,12 +144,10 @@ def sen_slope(times: Floats, values: Floats, *, min_inflation: float = 1.0) -> S
     estimate = float(np.median(slopes))
     inflation = max(min_inflation, _inflation(values - estimate * times))
     spread = 1.959964 * math.sqrt(inflation * count * (count - 1) * (2 * count + 5) / 18)
-    low, high = round((len(slopes) - spread) / 2), round((len(slopes) + spread) / 2) - 1
-    return Slope(
-        estimate=estimate,
-        low=float(slopes[low]) if low >= 0 else -math.inf,
-        high=float(slopes[high]) if high < len(slopes) else math.inf,
-    )
+    rank = math.floor((len(slopes) - spread) / 2)
+    if rank < 0:
+        return Slope(estimate=estimate, low=-math.inf, high=math.inf)
+    return Slope(estimate=estimate, low=float(slopes[rank]), high=float(slopes[-1 - rank]))
 
 
 def _inflation(residuals: Floats) -> float:

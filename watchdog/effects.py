@@ -66,13 +66,11 @@ class Effects:
         return observing or alert_store.is_silenced(connection, verdict.target, verdict.check, now=self._now())
 
     def record_verdict(self, connection: Connection, verdict: Verdict) -> None:
-        """Store a verdict when it says something else than the one before."""
-        key = (verdict.target, verdict.check, verdict.subject)
-        before = self._standing.get(key)
+        """Store a verdict when it says something else than the one that stands; it stands once it is committed."""
+        before = self._standing.get((verdict.target, verdict.check, verdict.subject))
         if before is None or _words(before) != _words(verdict):
             store.save_verdict(connection, verdict)
             log.info("verdict", target=verdict.target, check=verdict.check, subject=verdict.subject, **_words(verdict))
-        self._standing[key] = verdict
 
     def apply(self, connection: Connection, before: Incident | None, step: Step) -> None:
         """Save the incident and enqueue what the step asks for."""
@@ -97,7 +95,8 @@ class Effects:
                     self._enqueued = True
 
     def committed(self, verdicts: Sequence[Verdict], firing: Mapping[tuple[str, Check, Level], int]) -> None:
-        """After the commit: metrics follow, threads wake."""
+        """After the commit: the verdicts stand, metrics follow, threads wake."""
+        self._standing |= {(v.target, v.check, v.subject): v for v in verdicts}
         for verdict in verdicts:
             self._metrics.observe_verdict(verdict)
             same = [v for (t, c, _), v in self._standing.items() if (t, c) == (verdict.target, verdict.check)]

@@ -13,7 +13,10 @@ def set_up_logging(*, format: str, level: str) -> None:  # noqa: A002  (the conf
     renderer: structlog.typing.Processor = (
         structlog.processors.JSONRenderer()
         if format == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        else structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(),
+            exception_formatter=structlog.dev.plain_traceback,  # the default shows local variables, secrets among them
+        )
     )
     exceptions: list[structlog.typing.Processor] = [structlog.processors.format_exc_info] if format == "json" else []
     structlog.configure(

@@ -44,7 +44,10 @@ class ProcessRecycler:
             return Acted(done=False, detail="no worker process was found")
         ended = []
         for life in lives:
-            how = self._end(life)
+            try:
+                how = self._end(life)
+            except OSError as error:  # most likely a worker of another user, which only root may signal
+                return Acted(done=False, detail=f"pid {life.pid} could not be signalled: {error.strerror}")
             if how is None:
                 return Acted(done=False, detail=f"pid {life.pid} is still running {self._grace_s:g} s after TERM")
             ended.append(f"pid {life.pid} {how}")

@@ -28,7 +28,7 @@ from probes.worker import ProbeError, WorkerError, WorkerProcess
 from watchdog_agent import wire
 
 PLAN = CanaryPlan(interval_s=60, timeout_s=20, size=4, warmup=1, max_busy=1.0)
-IMPATIENT = CanaryPlan(interval_s=60, timeout_s=0.5, size=4, warmup=1, max_busy=1.0)
+IMPATIENT = CanaryPlan(interval_s=60, timeout_s=1.5, size=4, warmup=1, max_busy=1.0)
 LOAD_S = 60.0
 
 TOY = '''
@@ -117,7 +117,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.jit.save(torch.jit.trace(net, torch.randn(2, 16)), home / "net.pt")
     (home / "broken.pt2").write_bytes(b"no archive")
-    (home / "broken.pt").write_bytes(b"no archive")
     torch.save({"linear.weight": torch.zeros(4, 16), "linear.bias": torch.full((4,), 3.0)}, home / "weights.pth")
     torch.save({"linear.weight": torch.zeros(4, 16)}, home / "half.pth")
     torch.save(Path("x"), home / "code.pth")
@@ -331,7 +330,7 @@ def test_exception_of_the_model_is_an_outcome_and_the_worker_goes_on(
         ("segfault", Outcome.WORKER_CRASHED, ["killed by SIGSEGV: Fatal Python error: Segmentation fault"]),
         ("exit", Outcome.WORKER_CRASHED, ["exit code 7"]),
         ("cuda", Outcome.CUDA_FAULT, ["RuntimeError: CUDA error: device-side assert triggered (toy.py:"]),
-        ("hang", Outcome.TIMEOUT, ["no answer within 0.5 s; it was at", "toy.py", "in forward"]),
+        ("hang", Outcome.TIMEOUT, ["no answer within 1.5 s; it was at", "toy.py", "in forward"]),
     ],
 )
 def test_failed_worker_is_an_outcome_and_is_replaced(
@@ -395,7 +394,6 @@ def test_load_that_takes_too_long_is_a_failed_load(canary: Callable[..., TorchCa
     [
         ({"model": "missing.pt2"}, ["missing.pt2", "no such file"]),
         ({"model": "broken.pt2"}, ["broken.pt2"]),
-        ({"model": "broken.pt"}, ["broken.pt"]),
         ({"model": "toy.py:picky"}, ["toy.py:picky: LookupError: no vocabulary (toy.py:"]),
         ({"model": "weights.pth"}, ["weights.pth: not TorchScript; a state dict is given as weights"]),
         ({"model": "toy:make", "weights": "half.pth"}, ["toy:make", "linear.bias"]),
@@ -405,7 +403,6 @@ def test_load_that_takes_too_long_is_a_failed_load(canary: Callable[..., TorchCa
     ids=[
         "missing",
         "broken pt2",
-        "broken pt",
         "factory raises",
         "state dict",
         "wrong weights",

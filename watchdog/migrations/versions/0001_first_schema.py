@@ -71,6 +71,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("key"),
     )
     op.create_index("ix_deliveries_notifier_state_due_at", "deliveries", ["notifier", "state", "due_at"], unique=False)
+    op.create_index("ix_deliveries_incident_id", "deliveries", ["incident_id"], unique=False)
     op.create_table(
         "incidents",
         sa.Column("id", sa.String(), nullable=False),
