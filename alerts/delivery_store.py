@@ -150,13 +150,22 @@ def bury_orphans(connection: Connection, notifiers: Sequence[str]) -> int:
 
 
 def list_deliveries(
-    connection: Connection, *, incident_id: str | None = None, state: DeliveryState | None = None, limit: int = 100
+    connection: Connection,
+    *,
+    incident_id: str | None = None,
+    target: str | None = None,
+    state: DeliveryState | None = None,
+    limit: int = 100,
 ) -> list[Delivery]:
-    """Deliveries, newest first."""
-    table = schema.deliveries
+    """Deliveries, newest first. target: about an incident or a recycle of it."""
+    table, i, r = schema.deliveries, schema.incidents, schema.recycles
     query = select(table).order_by(desc(table.c.id)).limit(limit)
     if incident_id is not None:
         query = query.where(table.c.incident_id == incident_id)
+    if target is not None:
+        of_incident = table.c.incident_id.in_(select(i.c.id).where(i.c.target == target))
+        of_recycle = select(r.c.id).where(r.c.target == target, table.c.key.startswith(r.c.id + "-")).exists()
+        query = query.where(or_(of_incident, of_recycle))
     if state is not None:
         query = query.where(table.c.state == state)
     return [_delivery(row) for row in connection.execute(query)]

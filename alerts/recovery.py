@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
 
-from baselines.baseline import Baseline
+from baselines.baseline import Baseline, latencies_of
 from baselines.verdict import Reason
 from probes.messages import Burst, Outcome
 
@@ -36,48 +36,53 @@ def judge_recovery(
 
     line: a median latency above `line` x the baseline's median is still slow (the regression rule's own line).
     before, after: memory of all workers in bytes; only a recycle for memory must lower it.
-    Missing evidence is no proof: no usable latency, no memory figure where memory was the reason, or a baseline of
-    another identity where latency was, is not recovered.
+    Missing evidence is no proof: no burst, no usable latency, no memory figure where memory was the reason, or a
+    baseline of another identity where latency was, is not recovered.
     """
+    canaries = {burst.canary: [b for b in bursts if b.canary == burst.canary] for burst in bursts}
     evidence: dict[str, float | int | str | None] = {"after_memory_bytes": after}
-    for burst in bursts:
-        bad = next((s for s in burst.samples if s.outcome is not Outcome.GOOD), None)
-        if bad is not None:
-            return Recovery(
-                recovered=False, detail=f"canary {burst.canary} still answers {bad.outcome}", evidence=evidence
-            )
-    said = []
-    for canary in dict.fromkeys(burst.canary for burst in bursts):
-        medians = [
-            median(s.latency_s for s in b.judged if s.latency_s is not None)
-            for b in bursts
-            if b.canary == canary and b.judged
-        ]
-        if not medians:
-            return Recovery(
-                recovered=False, detail=f"canary {canary}: every sample was tainted, no proof", evidence=evidence
-            )
-        latency_s = median(medians)
-        evidence[f"after_median_s.{canary}"] = latency_s
-        baseline = baselines.get(canary)
-        alike = baseline is not None and all(b.identity == baseline.identity for b in bursts if b.canary == canary)
-        if baseline is not None and not alike and reason == Reason.REGRESSED:
+    findings = [_look_at(own, baselines.get(name), line=line, reason=reason) for name, own in canaries.items()]
+    if reason in MEMORY_REASONS:
+        findings.append(_look_at_memory(before, after))
+    for finding in findings:
+        evidence |= finding.evidence
+    wrong = [finding.detail for finding in findings if not finding.recovered]
+    return Recovery(
+        recovered=bool(canaries) and not wrong,
+        detail=", ".join(wrong or [finding.detail for finding in findings]) or "no canary was asked, no proof",
+        evidence=evidence,
+    )
+
+
+def _look_at(bursts: Sequence[Burst], baseline: Baseline | None, *, line: float, reason: str) -> Recovery:
+    """Of the bursts of one canary, at least one."""
+    canary = bursts[0].canary
+    bad = next((s.outcome for burst in bursts for s in burst.samples if s.outcome is not Outcome.GOOD), None)
+    if bad is not None:
+        return Recovery(recovered=False, detail=f"canary {canary} still answers {bad}")
+    medians = [median(latencies) for burst in bursts if (latencies := latencies_of(burst.judged))]
+    if not medians:
+        return Recovery(recovered=False, detail=f"canary {canary}: every sample was tainted, no proof")
+    latency_s = median(medians)
+    evidence: dict[str, float | int | str | None] = {f"after_median_s.{canary}": latency_s}
+    if baseline is None or any(burst.identity != baseline.identity for burst in bursts):
+        if baseline is not None and reason == Reason.REGRESSED:
             detail = f"canary {canary} has another input or device than its baseline, no proof"
             return Recovery(recovered=False, detail=detail, evidence=evidence)
-        if baseline is None or not alike:
-            said.append(f"{canary} answers well (no baseline to compare with)")
-            continue
-        ratio = latency_s / baseline.median_s
-        evidence[f"after_ratio.{canary}"] = ratio
-        if ratio > line:
-            detail = f"canary {canary} is still {ratio:.2f} x its baseline"
-            return Recovery(recovered=False, detail=detail, evidence=evidence)
-        said.append(f"{canary} at {ratio:.2f} x its baseline")
-    if reason in MEMORY_REASONS:
-        if before is None or after is None:
-            return Recovery(recovered=False, detail="memory cannot be read, no proof", evidence=evidence)
-        if after >= before:
-            detail = f"memory is not below where it was ({after / 1e6:.0f} MB, before {before / 1e6:.0f} MB)"
-            return Recovery(recovered=False, detail=detail, evidence=evidence)
-        said.append(f"memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB")
-    return Recovery(recovered=True, detail=", ".join(said), evidence=evidence)
+        detail = f"{canary} answers well (no baseline to compare with)"
+        return Recovery(recovered=True, detail=detail, evidence=evidence)
+    ratio = latency_s / baseline.median_s
+    evidence[f"after_ratio.{canary}"] = ratio
+    if ratio > line:
+        detail = f"canary {canary} is still {ratio:.2f} x its baseline"
+        return Recovery(recovered=False, detail=detail, evidence=evidence)
+    return Recovery(recovered=True, detail=f"{canary} at {ratio:.2f} x its baseline", evidence=evidence)
+
+
+def _look_at_memory(before: int | None, after: int | None) -> Recovery:
+    if before is None or after is None:
+        return Recovery(recovered=False, detail="memory cannot be read, no proof")
+    if after >= before:
+        detail = f"memory is not below where it was ({after / 1e6:.0f} MB, before {before / 1e6:.0f} MB)"
+        return Recovery(recovered=False, detail=detail)
+    return Recovery(recovered=True, detail=f"memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB")

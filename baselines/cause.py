@@ -6,13 +6,13 @@ recycle of the server would cure, and gets the cause `unknown`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 from baselines.verdict import Cause, Level
 from probes.messages import Burst, Family, Outcome
 
-MOVED_SHARE = 0.5  # of the canary's change in logs; what the control shares by at least half is not the model's own
+FLOOR_SHARE = 0.5  # of the threshold: +10 % of floor over the control's told all real slowdowns of a contended host
+CONTROL_MOVED = 1.05  # a quiet control stays within this of its baseline's median
 WORKING_CPU = 0.5  # CPU seconds per second: above it a worker that does not answer is working, not waiting
 
 _SERVER_ERRORS = frozenset(
@@ -25,17 +25,29 @@ def level_of(cause: Cause) -> Level:
     return Level.INFO if cause in (Cause.LOAD, Cause.ENVIRONMENT) else Level.PAGE
 
 
-def latency_cause(*, changed: Mapping[str, object], ratio: float, control_ratio: float | None) -> Cause:
-    """The cause of a slowdown.
+def latency_cause(
+    *,
+    changed: Mapping[str, object],
+    floor_ratio: float,
+    control_floor_ratio: float | None,
+    control_ratio: float | None,
+    threshold: float,
+) -> Cause:
+    """The cause of a slowdown, from what moved, run over baseline; None without a control on both sides.
 
-    changed: provenance fields that differ from the baseline. ratio, control_ratio: how much the medians of the canary
-    and of its control moved, run over baseline; control_ratio is None without a control on both sides.
+    changed: provenance fields that differ from the baseline. floor_ratio, control_floor_ratio: of the fastest requests
+    of the canary and of its control (`baseline.floor_of`). control_ratio: of the control's median.
+    The model is to blame when its floor rose over the control's by half of the threshold: code got slower, the machine
+    did not. Else, when the control got slower too, the machine did; and when nothing but the canary's upper part moved,
+    it is not known, for a busy machine hits the longer request first.
     """
     if changed:
         return Cause.VERSION_CHANGED
-    if control_ratio is None:
+    if control_floor_ratio is None or control_ratio is None:
         return Cause.UNKNOWN
-    return Cause.ENVIRONMENT if math.log(control_ratio) >= MOVED_SHARE * math.log(ratio) else Cause.MODEL
+    if floor_ratio / control_floor_ratio >= 1 + FLOOR_SHARE * threshold:
+        return Cause.MODEL
+    return Cause.ENVIRONMENT if control_ratio >= CONTROL_MOVED else Cause.UNKNOWN
 
 
 def is_working(burst: Burst) -> bool:

@@ -60,6 +60,11 @@ class LeakPolicy:
             raise ValueError(f"window_s must be above 0 (given: {self.window_s})")
 
     @property
+    def judge_every_s(self) -> float:
+        """A floor of the shortest window moves this often; judging every sample would only cost time."""
+        return self.window_s * URGENT_SHARE / BUCKETS
+
+    @property
     def lookback_s(self) -> float:
         """How much of a life a judgement is given: beyond the window, a day and more of the floors before it."""
         return 8 * self.window_s + self.warmup_s

@@ -139,7 +139,7 @@ def _read(
 ) -> tuple[Iterator[_Row], tuple[str, ...]]:
     numbered = _numbered(lines)
     _, header = next(numbered, (1, []))
-    columns = [name.strip().removeprefix("\ufeff") for name in header]
+    columns = [name.removeprefix("\ufeff").strip() for name in header]
     missing = [name for name in required if name not in columns]
     if missing or len(set(columns)) < len(columns):
         problem = f"column {missing[0]} is missing" if missing else "a column is named twice"

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from baselines.baseline import Baseline, changes, controls_of, describe_changes, latencies_of
+from baselines.baseline import Baseline, changes, controls_of, describe_changes, floor_of, latencies_of
 from baselines.cause import latency_cause, level_of
 from baselines.quantiles import quantile, quantile_ratio
 from baselines.verdict import Check, Evidence, Reason, Status, Verdict
@@ -87,7 +87,7 @@ def judge_latency(
     run = _slow_run(seen, policy.line * baseline.median_s, policy.bursts)
     if not run or not _passes_gate(run, policy.gate * baseline.p95_s):
         return replace(within, evidence=_measure(seen[-policy.bursts :], baseline))
-    return _regressed(within, run, newest.provenance, baseline)
+    return _regressed(within, run, newest.provenance, baseline, policy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +150,25 @@ def _passes_gate(run: Sequence[_Seen], gate_s: float) -> bool:
     return sum(latency > gate_s for latency in pooled) > _TAIL_SHARE * len(pooled)
 
 
-def _regressed(within: Verdict, run: Sequence[_Seen], provenance: Mapping[str, str], baseline: Baseline) -> Verdict:
+def _regressed(
+    within: Verdict,
+    run: Sequence[_Seen],
+    provenance: Mapping[str, str],
+    baseline: Baseline,
+    policy: RegressionPolicy,
+) -> Verdict:
     evidence = _measure(run[-_MEASURED_BURSTS:], baseline)
     channel = {"channel": _channel(run[-_MEASURED_BURSTS:], baseline)}
     changed = changes(baseline.provenance, provenance)
     named = {"changed": describe_changes(changed)} if changed else {}
-    moved = median(burst.median_s for burst in run) / baseline.median_s
-    cause = latency_cause(changed=changed, ratio=moved, control_ratio=_control_ratio(run, baseline))
+    floors, control_floors = _floor_ratios(run, baseline)
+    cause = latency_cause(
+        changed=changed,
+        floor_ratio=floors,
+        control_floor_ratio=control_floors,
+        control_ratio=_control_ratio(run, baseline),
+        threshold=policy.threshold,
+    )
     lives = {burst.life for burst in run}
     return replace(
         within,
@@ -176,11 +188,13 @@ def _measure(seen: Sequence[_Seen], baseline: Baseline) -> Evidence:
     groups = tuple(burst.latencies for burst in seen)
     pooled = _pool(seen)
     ratio = quantile_ratio(groups, baseline.bursts, 0.95)
+    floors, control_floors = _floor_ratios(seen, baseline)
     return {
         "ratio": ratio.estimate,
         "ratio_low": ratio.low,
         "ratio_high": ratio.high,
-        "floor_ratio": quantile(pooled, 0.1) / baseline.floor_s,
+        "floor_ratio": floors,
+        "control_floor_ratio": control_floors,
         "control_ratio": _control_ratio(seen, baseline),
         "p95_s": quantile(pooled, 0.95),
         "baseline_p95_s": baseline.p95_s,
@@ -193,6 +207,15 @@ def _pool(seen: Sequence[_Seen]) -> list[float]:
     return [latency for burst in seen for latency in burst.latencies]
 
 
+def _floor_ratios(seen: Sequence[_Seen], baseline: Baseline) -> tuple[float, float | None]:
+    """How much the floors of the canary and of its control moved; None without a control on both sides."""
+    floors = floor_of([burst.latencies for burst in seen]) / baseline.floor_s
+    controls = [burst.controls for burst in seen if burst.controls]
+    if not controls or baseline.control_floor_s is None:
+        return floors, None
+    return floors, floor_of(controls) / baseline.control_floor_s
+
+
 def _control_ratio(seen: Sequence[_Seen], baseline: Baseline) -> float | None:
     controls = [control for burst in seen for control in burst.controls]
     if not controls or baseline.control_median_s is None:
@@ -203,7 +226,7 @@ def _control_ratio(seen: Sequence[_Seen], baseline: Baseline) -> float | None:
 def _channel(seen: Sequence[_Seen], baseline: Baseline) -> str:
     """Who got slower: "whole" (every request), "tail" (the slowest) or "mixed"."""
     pooled = _pool(seen)
-    floor = math.log(quantile(pooled, 0.1) / baseline.floor_s)
+    floor = math.log(_floor_ratios(seen, baseline)[0])
     p95 = math.log(quantile(pooled, 0.95) / baseline.p95_s)
     if floor >= _WHOLE * p95:
         return "whole"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, delete, desc, func, select
+from sqlalchemy import Connection, Table, delete, desc, func, select
 
 from baselines import schema, store
 from baselines.baseline import Baseline
@@ -16,6 +16,7 @@ from probes.messages import Outcome
 
 KEPT_VERSIONS = 3  # baselines of the last three model versions survive any cap, so that a rollback always can
 KEPT_BASELINES = 50  # per canary
+KEPT_PROMOTIONS = 1_000  # per canary
 KEPT_SNAPSHOTS = 50  # per canary
 KEPT_VERDICTS = 50_000
 KEPT_LIVES = 10_000
@@ -46,7 +47,8 @@ def prune(connection: Connection, policy: RetentionPolicy, *, now: float) -> int
     for table, order, kept in caps:
         oldest = select(order).order_by(desc(order)).offset(kept).limit(1).scalar_subquery()
         deleted += connection.execute(delete(table).where(order <= oldest)).rowcount
-    deleted += _cap_snapshots(connection)
+    deleted += _cap_per_canary(connection, schema.snapshots, KEPT_SNAPSHOTS)
+    deleted += _cap_per_canary(connection, schema.promotions, KEPT_PROMOTIONS)
     return deleted + _cap_baselines(connection)
 
 
@@ -75,13 +77,11 @@ def _cap_samples(connection: Connection, max_rows: int) -> int:
     return len(doomed)
 
 
-def _cap_snapshots(connection: Connection) -> int:
-    s = schema.snapshots
-    rank = func.row_number().over(partition_by=(s.c.target, s.c.canary), order_by=desc(s.c.id)).label("rank")
-    ranked = select(s.c.id, rank).subquery()
-    return connection.execute(
-        delete(s).where(s.c.id.in_(select(ranked.c.id).where(ranked.c.rank > KEPT_SNAPSHOTS)))
-    ).rowcount
+def _cap_per_canary(connection: Connection, table: Table, kept: int) -> int:
+    t = table.c
+    rank = func.row_number().over(partition_by=(t.target, t.canary), order_by=desc(t.id)).label("rank")
+    ranked = select(t.id, rank).subquery()
+    return connection.execute(delete(table).where(t.id.in_(select(ranked.c.id).where(ranked.c.rank > kept)))).rowcount
 
 
 def _cap_baselines(connection: Connection) -> int:

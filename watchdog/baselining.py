@@ -118,18 +118,19 @@ def run(
     *,
     label: str | None,
     by: str,
-    accept: str | None,
+    accept: bool,
+    why: str | None,
     progress: Callable[[int, Burst], None],
 ) -> Taken:
     """Take, compare, store, and promote where that is right.
 
-    accept: a person's reason to promote whatever the comparison says; None without one. A refused baseline is stored
-    too (`watchdog baseline show`), it is only not active.
+    accept: promote whatever the comparison says; who (by) and why go on record. A refused baseline is stored too
+    (`watchdog baseline show`), it is only not active.
     """
     try:
         new = take(target, canary, plan, label=label, progress=progress)
-    except NotReady as why:
-        return Taken(target=target.name, canary=canary, result=Result.NOT_READY, detail=str(why))
+    except NotReady as error:
+        return Taken(target=target.name, canary=canary, result=Result.NOT_READY, detail=str(error))
     active = target.baseline(canary)
     result, detail, comparison = decide(
         new,
@@ -137,12 +138,12 @@ def run(
         expectation=target.expectations[canary],
         threshold=target.policies.regression.threshold,
     )
-    if accept is not None and result is not Result.PROMOTED:
-        result, detail = Result.ACCEPTED, f"accepted by {by} ({accept}) although {detail}"
+    if accept and result is not Result.PROMOTED:
+        result, detail = Result.ACCEPTED, f"accepted by {by}{f' ({why})' if why else ''} although {detail}"
     with target.database.write(durable=True) as connection:
         new = store.save_baseline(connection, new)
         if result in (Result.PROMOTED, Result.ACCEPTED):
-            store.promote(connection, new, at=target.now(), by=by, why=accept or detail)
+            store.promote(connection, new, at=target.now(), by=by, why=why or detail)
     return Taken(
         target=target.name,
         canary=canary,

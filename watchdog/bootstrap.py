@@ -6,6 +6,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
 from probes.process import ProcessSpec, WorkerWatch, is_alive
+from probes.taint import run_queue_delay_s
 from watchdog.config import (
     Config,
     HttpCanarySection,
@@ -49,18 +51,31 @@ def new_id(prefix: str) -> str:
     return f"{prefix}-{secrets.token_hex(4)}"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What the targets of one process share. gpu: None when every target is on a CPU."""
+
+    database: Database
+    gpu: GpuReader | None
+    sleep: Callable[[float], object]
+    own_delay_s: Callable[[], float]
+
+
 def build_targets(
-    config: Config, database: Database, *, sleep: Callable[[float], object] = time.sleep
+    config: Config,
+    database: Database,
+    *,
+    sleep: Callable[[float], object] = time.sleep,
+    own_delay_s: Callable[[], float] = run_queue_delay_s,
 ) -> dict[str, Target]:
     """The targets by name, in the order of the configuration. NVML is opened once, unless every target is on a CPU."""
     gpu = GpuReader.open() if any(t.device != "cpu" for t in config.target) else None
-    return {t.name: _build_target(t, config, database, gpu, sleep) for t in config.target}
+    shared = Shared(database=database, gpu=gpu, sleep=sleep, own_delay_s=own_delay_s)
+    return {t.name: _build_target(t, config, shared) for t in config.target}
 
 
-def _build_target(
-    section: TargetSection, config: Config, database: Database, gpu: GpuReader | None, sleep: Callable[[float], object]
-) -> Target:
-    gpu = gpu if section.device != "cpu" else None
+def _build_target(section: TargetSection, config: Config, shared: Shared) -> Target:
+    gpu = shared.gpu if section.device != "cpu" else None
     workers = None
     if section.process is not None:
         spec = ProcessSpec(**section.process.model_dump())
@@ -71,14 +86,14 @@ def _build_target(
         mode=section.mode,
         device=section.device,
         auto_baseline=section.auto_baseline,
-        canaries={c.name: _build_canary(section, c, workers) for c in section.canary},
+        canaries={c.name: _build_canary(section, c, workers, shared) for c in section.canary},
         expectations={c.name: _expectation(c) for c in section.canary},
         policies=policies_of(section),
-        database=database,
-        turns=database.path,
+        database=shared.database,
+        turns=shared.database.path,
         now=time.time,
         monotonic=time.monotonic,
-        sleep=sleep,
+        sleep=shared.sleep,
         workers=workers,
         gpu=gpu,
         group=section.group,
@@ -94,7 +109,10 @@ def _build_target(
 
 
 def _build_canary(
-    target: TargetSection, section: HttpCanarySection | TorchCanarySection, workers: WorkerWatch | None
+    target: TargetSection,
+    section: HttpCanarySection | TorchCanarySection,
+    workers: WorkerWatch | None,
+    shared: Shared,
 ) -> Canary:
     plan = CanaryPlan(
         interval_s=section.interval,
@@ -129,13 +147,14 @@ def _build_canary(
         expectation=expectation,
         method=section.method,
         url=section.url,
-        headers=section.headers,
+        headers={name: value.get_secret_value() for name, value in section.headers.items()},
         body=body,
         content_type=content_type,
         control_url=section.control_url,
         workers=workers,
         now=time.time,
         monotonic=time.monotonic,
+        own_delay_s=shared.own_delay_s,
     )
 
 
@@ -201,7 +220,7 @@ def build_notifier(section: NotifierSection, transport: httpx.BaseTransport) -> 
     """One notifier on a shared transport."""
     return NOTIFIERS[section.kind](
         name=section.name,
-        url=section.address,
+        url=section.url.get_secret_value(),
         transport=transport,
         now=time.time,
         secret=section.secret.get_secret_value() if section.secret else None,

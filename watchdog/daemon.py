@@ -13,7 +13,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -27,7 +27,8 @@ from alerts.recycle_desk import RecycleDesk
 from alerts.recycling import Recycling
 from baselines import retention
 from baselines.database import Database, DatabaseError
-from probes.messages import Burst
+from probes.messages import Burst, MemorySample
+from probes.taint import OwnDelay
 from watchdog.bootstrap import (
     build_metrics,
     build_routes,
@@ -60,7 +61,8 @@ class Daemon:
         self._config = config
         self._database = database
         self._stopping = threading.Event()
-        self._targets = build_targets(config, database, sleep=self._stopping.wait)
+        self._own_delay = OwnDelay(monotonic=time.monotonic)
+        self._targets = build_targets(config, database, sleep=self._stopping.wait, own_delay_s=self._own_delay)
         self._transport = build_transport()
         self._metrics = build_metrics(config)
         routes = build_routes(config, self._transport)
@@ -86,7 +88,7 @@ class Daemon:
             now=time.time,
             busy=self._desk.busy,
             on_burst=self._on_burst,
-            on_memory=lambda target, samples: self._judge.put(partial(self._pipeline.take_memory, target, samples)),
+            on_memory=self._on_memory,
             on_tick=lambda: self._judge.put(self._pipeline.tick),
             on_retention=lambda: self._judge.put(self._prune),
             on_late=self._metrics.lateness.observe,
@@ -129,6 +131,7 @@ class Daemon:
 
     def _start(self, listener: socket.socket) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        self._own_delay.start()
         self._take_up()
         self._outbox.start()
         self._judge.start()
@@ -158,6 +161,7 @@ class Daemon:
         for target in self._targets.values():
             target.close()
         self._transport.close()
+        self._own_delay.stop()
         log.info("stopped", seconds=round(time.monotonic() - began, 2))
 
     def _wake(self) -> None:
@@ -168,6 +172,11 @@ class Daemon:
         self._metrics.observe_burst(burst)
         self._judge.put(partial(self._pipeline.take_burst, burst))
         self._judge.put(partial(self._provisional.consider, burst))
+
+    def _on_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
+        self._metrics.observe_memory(target, samples)
+        if samples:
+            self._judge.put(partial(self._pipeline.take_memory, target, samples))
 
     def _prune(self) -> None:
         with self._database.write() as connection:

@@ -44,7 +44,7 @@ def judge_memory_samples(
     """Memory of each worker after samples that are not stored yet."""
     policies = target.policies
     verdicts = []
-    since = now - 8 * policies.leak.window_s - policies.leak.warmup_s
+    since = now - policies.leak.lookback_s
     for life, newest in groupby(samples, key=lambda s: s.life):
         points = [*store.memory_since(connection, target.name, life, since=since), *newest]
         judged = [

@@ -6,7 +6,7 @@ unknown: no line is better than a wrong zero. Labels are bounded: workers are sl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -21,6 +21,7 @@ LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 MEMORY_KINDS = ("host_anon", "gpu_used", "device_used", "allocated", "reserved", "capacity", "gpu_capacity")
 RECYCLE_REASONS = (
     Reason.TIMEOUT,
+    Reason.REFUSED,
     Reason.CONNECTION_FAILED,
     Reason.SERVER_ERROR,
     Reason.NOT_READABLE,
@@ -35,6 +36,7 @@ RECYCLE_REASONS = (
     "max_age",
     "by_hand",
 )
+ERROR_PLACES = ("probe", "memory", "judge", "database", "results_dropped", "recycle")
 
 
 def package_version() -> str:
@@ -136,6 +138,8 @@ class Metrics:
         for notifier in notifiers:
             for delivery in DeliveryResult:
                 self.deliveries.labels(notifier, delivery)
+        for place in ERROR_PLACES:
+            self.errors.labels(place)
 
     def observe_burst(self, burst: Burst) -> None:
         """Count a burst's requests and their phases; tainted samples are counted and not timed."""
@@ -156,10 +160,17 @@ class Metrics:
         if "model_load_s" in burst.facts:
             self.model_load.labels(burst.target).set(burst.facts["model_load_s"])
 
-    def observe_memory(self, sample: MemorySample) -> None:
-        """Set a worker's memory gauges; what is None is removed."""
-        for kind in MEMORY_KINDS:
-            _set(self.memory, (sample.target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
+    def observe_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
+        """Set the memory gauges of a target's workers; what is None, and every slot without a worker, is removed."""
+        present = {str(sample.slot) for sample in samples}
+        for gauge in (self.memory, self.slope, self.exhaustion):
+            known = [s.labels for metric in gauge.collect() for s in metric.samples]
+            for labels in known:
+                if labels["target"] == target and labels["slot"] not in present:
+                    gauge.remove(*labels.values())
+        for sample in samples:
+            for kind in MEMORY_KINDS:
+                _set(self.memory, (target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Set the figures a verdict carries; the status is set by `observe_status` for the whole check."""

@@ -27,6 +27,7 @@ class Pipeline:
         self, database: Database, targets: Mapping[str, Target], effects: Effects, *, now: Callable[[], float]
     ) -> None:
         self._database, self._targets, self._effects, self._now = database, targets, effects, now
+        self._memory_due: dict[str, float] = {}
 
     def take_burst(self, burst: Burst) -> None:
         """Judge one burst on the history before it; store it with everything that follows."""
@@ -35,9 +36,12 @@ class Pipeline:
         self._conclude(verdicts, lambda connection: history.add_burst(connection, burst))
 
     def take_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
-        """The same for the memory of a target's workers."""
-        with self._database.read() as connection:
-            verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
+        """The same for the memory of a target's workers, judged as often as its floors can move."""
+        verdicts: list[Verdict] = []
+        if self._now() >= self._memory_due.get(target, 0.0):
+            self._memory_due[target] = self._now() + self._targets[target].policies.leak.judge_every_s
+            with self._database.read() as connection:
+                verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
         self._conclude(verdicts, lambda connection: history.add_memory(connection, samples))
 
     def tick(self) -> None:

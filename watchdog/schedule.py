@@ -36,7 +36,8 @@ log = structlog.get_logger("schedule")
 class Schedule:
     """Runs the probes and hands their results on.
 
-    on_burst, on_memory: take a result and return at once (they only enqueue). on_tick: every tick_s.
+    on_burst, on_memory: take a result and return at once (they only enqueue); samples are empty while no worker runs.
+    on_tick: every TICK_S.
     busy: targets in a recycle. on_late: lateness of each run in seconds. on_error: counts an error by its place.
     """
 
@@ -143,8 +144,7 @@ class Schedule:
             log.exception("memory could not be sampled", target=target.name)
             self._on_error("memory")
             return
-        if samples:
-            self._on_memory(target.name, samples)
+        self._on_memory(target.name, samples)
 
 
 def _job(target: str, canary: str) -> str:

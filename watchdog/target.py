@@ -119,8 +119,12 @@ class Target:
         return [self.probe(name, size=size, wait_s=c.plan.timeout_s) for name, c in self.canaries.items()]
 
     def memory_bytes(self) -> int | None:
-        figures = [(s.host_anon_bytes or 0) + (s.gpu_used_bytes or 0) for s in self.sample_memory()]
-        return sum(figures) if figures else None
+        samples = self.sample_memory()
+        figures = [s.host_anon_bytes for s in samples]
+        if any(s.gpu_used_bytes is not None for s in samples):
+            figures += [s.gpu_used_bytes for s in samples]
+        known = [figure for figure in figures if figure is not None]
+        return sum(known) if known and len(known) == len(figures) else None
 
     def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
         return judge_recovery(

@@ -32,14 +32,15 @@ def test_baseline_keeps_latencies_controls_and_provenance() -> None:
 
 
 def test_derived_figures_are_numpys() -> None:
-    """Nearest-rank p50, p95 and floor of the pool; the median of burst medians."""
+    """Nearest-rank p50 and p95 of the pool, floor of the bursts' minima; the median of burst medians."""
     rows = steady(np.random.default_rng(2), 30, 9, sd=0.3)
     baseline = make_baseline(rows, controls=rows * 2)
     assert baseline.p95_s == np.quantile(rows, 0.95, method="inverted_cdf")
     assert baseline.p50_s == np.quantile(rows, 0.50, method="inverted_cdf")
-    assert baseline.floor_s == np.quantile(rows, 0.10, method="inverted_cdf")
+    assert baseline.floor_s == np.quantile(rows.min(axis=1), 0.20, method="inverted_cdf")
     assert baseline.median_s == np.median(np.median(rows, axis=1))
     assert baseline.control_median_s == 2 * baseline.p50_s
+    assert baseline.control_floor_s == 2 * baseline.floor_s
 
 
 def test_a_baseline_without_control_has_no_control_median() -> None:

@@ -27,6 +27,7 @@ KEPT: list[bytes] = []
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # headers and body are two writes
 
     def do_GET(self) -> None:
         if self.path == "/burn":

@@ -135,6 +135,7 @@ def test_a_value_is_found_by_its_path(document: Any, path: str, value: Any) -> N
         (b"[1, null]", Expectation(), Outcome.NOT_FINITE),
         (b"[1, -Infinity]", Expectation(), Outcome.NOT_FINITE),
         (b"[1, 1e999]", Expectation(), Outcome.NOT_FINITE),
+        (b"[" + b"1" * 5000 + b"]", Expectation(), Outcome.NOT_FINITE),
         (b"[1, NaN]", Expectation(finite=False), Outcome.GOOD),
         (b'{"scores": {"cat": NaN}}', Expectation(), Outcome.NOT_FINITE),
         (b'{"error": null, "scores": {"cat": 0.5}}', Expectation(), Outcome.GOOD),

@@ -339,11 +339,14 @@ def test_the_worker_that_hangs_is_named() -> None:
 def test_a_burst_tells_how_busy_the_worker_was() -> None:
     """A worker that computes while the burst waits looks other than one that sleeps."""
     with serving("single") as served:
+        began = time.monotonic()
         burning = canary(served, "/burn").burst(size=3).worker_cpu
+        wall_s = time.monotonic() - began
         idle = canary(served, "/idle").burst(size=3).worker_cpu
         assert burning is not None
         assert idle is not None
         assert 0 <= idle < burning <= 1.2
+        assert burning * wall_s >= 3 * 0.06  # what it used, as a share of no more than the whole burst
 
 
 ASGI = """

@@ -512,6 +512,7 @@ def test_worker_ends_with_the_daemon_even_while_it_hangs(folder: Path, mode: Cal
             time.sleep(600)""",
         ],
         cwd=root,
+        env={**os.environ, "TMPDIR": str(folder)},  # what a killed daemon leaves behind goes with the test's folder
         stdout=subprocess.PIPE,
         text=True,
     )

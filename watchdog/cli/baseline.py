@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from typer.core import TyperGroup
 
 from baselines import store
-from baselines.baseline import Baseline, changes, quality
+from baselines.baseline import Baseline, changes, is_noisy, quality
 from baselines.comparison import compare
 from baselines.database import Database
 from probes.messages import Burst
@@ -33,7 +33,8 @@ from watchdog.cli.session import (
     pick,
     print_json,
 )
-from watchdog.config import ConfigError, parse_duration
+from watchdog.config import ConfigError
+from watchdog.spelling import parse_duration
 from watchdog.web.api import BaselineSummary, summarise_baseline
 from watchdog.web.page import milliseconds
 
@@ -72,9 +73,8 @@ def take(
     samples: Annotated[int | None, typer.Option(min=20, help="About so many requests instead of 30 bursts.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="6 bursts, 1 s apart; the interval is wide.")] = False,
     label: Annotated[str | None, typer.Option(help="A word for it, for example the release.")] = None,
-    accept: Annotated[
-        str | None, typer.Option(metavar="WHY", help="Promote although it is slower or differs; says why.")
-    ] = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Promote although it is slower or differs.")] = False,
+    why: Annotated[str | None, typer.Option(help="Why it is accepted; goes on record with who did.")] = None,
     wait: Annotated[str, typer.Option(help="Wait so long for the first good answer, for example 10m.")] = "0",
     apart: Annotated[str | None, typer.Option(help="Time between bursts; 10s, or 1s with --quick.")] = None,
     json: Json = False,
@@ -93,7 +93,14 @@ def take(
                 with _progress(f"{section.name}/{canary}", bursts) as advance:
                     taken.append(
                         baselining.run(
-                            target, canary, each, label=label, by=getpass.getuser(), accept=accept, progress=advance
+                            target,
+                            canary,
+                            each,
+                            label=label,
+                            by=getpass.getuser(),
+                            accept=accept,
+                            why=why,
+                            progress=advance,
                         )
                     )
                 if not json:
@@ -157,7 +164,11 @@ def _describe(baseline: Baseline) -> str:
         text += f" {figures.width:.0%} wide)"
     else:
         text += " (too few samples for an interval of p95: 59 are needed)"
-    return text + f" from {figures.samples} samples in {figures.bursts} bursts"
+    text += f" from {figures.samples} samples in {figures.bursts} bursts"
+    if is_noisy(figures) and figures.between_burst_sd is not None:
+        text += f"\n  NOISY: burst medians differ by {figures.between_burst_sd:.0%} (one standard deviation), so that a"
+        text += " slowdown of 20 % can hide among them; take it while the machine does nothing else"
+    return text
 
 
 def _as_dict(taken: Taken) -> dict[str, object]:
@@ -175,6 +186,8 @@ def _as_dict(taken: Taken) -> dict[str, object]:
         "p95_s": taken.baseline.p95_s if taken.baseline else None,
         "p95_low_s": figures.p95_low_s if figures else None,
         "p95_high_s": figures.p95_high_s if figures else None,
+        "between_burst_sd": figures.between_burst_sd if figures else None,
+        "noisy": is_noisy(figures) if figures else None,
         "ratio": p95.estimate if p95 else None,
         "ratio_low": p95.low if p95 else None,
         "ratio_high": p95.high if p95 else None,

@@ -27,7 +27,8 @@ from baselines.replay import (
 )
 from watchdog.bootstrap import policies_of
 from watchdog.cli.session import DEFAULT_CONFIG, ExitCode, Json, Refused, err, opened, out
-from watchdog.config import load_config, parse_duration
+from watchdog.config import load_config
+from watchdog.spelling import parse_duration
 
 Line = Mapping[str, Any]
 MAX_STORED_BURSTS = 50_000

@@ -83,7 +83,7 @@ def _look(config: Config) -> list[Row]:
             ok = True if target.gpu.available else False if wanted else None
             rows.append({"what": f"{target.name} GPU", "ok": ok, "detail": seen})
         target.close()
-    rows += [_reach(n.name, str(n.address)) for n in config.notifier]
+    rows += [_reach(n.name, n.url.get_secret_value()) for n in config.notifier]
     database.close()
     return rows
 

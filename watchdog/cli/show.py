@@ -19,7 +19,7 @@ from probes.messages import Outcome, Snapshot
 from probes.worker import ProbeError
 from watchdog.bootstrap import build_targets, policies_of
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, clock, opened, out, print_json
-from watchdog.config import parse_duration
+from watchdog.spelling import parse_duration
 from watchdog.status import TargetStatus, read_targets
 from watchdog.web.page import duration, milliseconds, share
 

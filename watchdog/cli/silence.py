@@ -12,7 +12,7 @@ from alerts import store as alert_store
 from alerts.store import EVERYTHING, Silence
 from baselines.verdict import Check
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, Json, Refused, clock, opened, out, print_json
-from watchdog.config import parse_duration
+from watchdog.spelling import parse_duration
 
 
 def register(app: typer.Typer) -> None:

@@ -144,8 +144,11 @@ class Stage:
         return self._daemon is not None and self._daemon.poll() is not None
 
     def break_server(self, fault: dict[str, Any]) -> None:
-        """Inject a fault."""
-        httpx.post(f"http://127.0.0.1:{self.server_port}/fault", json=fault, timeout=10.0).raise_for_status()
+        """Inject a fault. Raises StageError when the server is not there to take it."""
+        try:
+            httpx.post(f"http://127.0.0.1:{self.server_port}/fault", json=fault, timeout=10.0).raise_for_status()
+        except httpx.HTTPError as error:
+            raise StageError(f"the fault {fault['kind']} could not be injected: {error}") from error
 
     def health_status(self) -> int:
         """What /health of the server says."""

@@ -105,7 +105,7 @@ COLLECTIONS: Mapping[str, Collection] = {
     "deliveries": Collection(
         "The outbox",
         Delivery,
-        lambda c, _config, _target: list_deliveries(c, limit=LIMIT),
+        lambda c, _config, target: list_deliveries(c, target=target, limit=LIMIT),
     ),
     "recycles": Collection(
         "Recycle episodes",
@@ -140,39 +140,44 @@ def routes(database: Database, config: Config) -> list[Route]:
 
 
 def openapi() -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the API, with the items' schemas taken from their types."""
-    paths: dict[str, Any] = {}
-    schemas: dict[str, Any] = {}
-    for name, collection in COLLECTIONS.items():
-        schema = TypeAdapter(list[collection.item]).json_schema(  # type: ignore[name-defined]  # as above
-            mode="serialization", ref_template="#/components/schemas/{model}"
-        )
-        schemas |= schema.pop("$defs", {})
-        paths[f"/api/v1/{name}"] = {
-            "get": {
-                "operationId": f"list_{name}",
-                "summary": collection.summary,
-                "parameters": [
-                    {
-                        "name": "target",
-                        "in": "query",
-                        "required": False,
-                        "description": "Only this target.",
-                        "schema": {"type": "string"},
-                    }
-                ],
-                "responses": {
-                    "200": {"description": collection.summary, "content": {"application/json": {"schema": schema}}},
-                    "404": {
-                        "description": "No target has this name.",
-                        "content": {"application/json": {"schema": {"type": "object"}}},
-                    },
-                },
-            }
-        }
+    """The OpenAPI 3.1 document of the API, with the items' schemas taken from their types.
+
+    All at once, so that types of the same name (there are two `State`) get names of their own.
+    """
+    adapters = [(name, TypeAdapter(list[collection.item])) for name, collection in COLLECTIONS.items()]  # type: ignore[name-defined]  # as above
+    schemas, definitions = TypeAdapter.json_schemas(
+        [(name, "serialization", adapter) for name, adapter in adapters],
+        ref_template="#/components/schemas/{model}",
+    )
     return {
         "openapi": "3.1.0",
         "info": {"title": "Inference watchdog", "version": package_version()},
-        "paths": paths,
-        "components": {"schemas": schemas},
+        "paths": {
+            f"/api/v1/{name}": {"get": _operation(name, collection.summary, schemas[(name, "serialization")])}
+            for name, collection in COLLECTIONS.items()
+        },
+        "components": {"schemas": definitions["$defs"]},
+    }
+
+
+def _operation(name: str, summary: str, schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "operationId": f"list_{name}",
+        "summary": summary,
+        "parameters": [
+            {
+                "name": "target",
+                "in": "query",
+                "required": False,
+                "description": "Only this target.",
+                "schema": {"type": "string"},
+            }
+        ],
+        "responses": {
+            "200": {"description": summary, "content": {"application/json": {"schema": schema}}},
+            "404": {
+                "description": "No target has this name.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
+        },
     }

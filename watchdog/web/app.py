@@ -22,6 +22,8 @@ from watchdog.status import TargetStatus, read_targets
 from watchdog.web import api
 from watchdog.web.page import render
 
+CONTENT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; frame-ancestors 'none'"  # no script
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Liveness:
@@ -49,9 +51,7 @@ def create_app(
     def page(_request: Request) -> Response:
         with database.read() as connection:
             targets = read_targets(connection, config)
-        return HTMLResponse(
-            render(targets, now=now()), headers={"Content-Security-Policy": "default-src 'self' 'unsafe-inline'"}
-        )
+        return HTMLResponse(render(targets, now=now()), headers={"Content-Security-Policy": CONTENT_POLICY})
 
     def healthz(_request: Request) -> Response:
         problems = liveness().problems
@@ -70,8 +70,11 @@ def create_app(
         name = request.path_params["target"]
         if name not in [t.name for t in config.target]:
             return JSONResponse({"error": f"no target is named {name!r}"}, status_code=404)
-        with database.read() as connection:
-            target = next(t for t in read_targets(connection, config) if t.name == name)
+        try:
+            with database.read() as connection:
+                target = next(t for t in read_targets(connection, config) if t.name == name)
+        except SqlError:
+            target = None
         reasons = not_ready(target, draining=name in draining(), strict=config.web.readyz_strict)
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
@@ -92,17 +95,19 @@ def create_app(
     )
 
 
-def not_ready(target: TargetStatus, *, draining: bool, strict: bool) -> list[str]:
+def not_ready(target: TargetStatus | None, *, draining: bool, strict: bool) -> list[str]:
     """Why a target must get no traffic; empty when it may.
 
-    Only positive evidence counts: never latency, a leak, UNKNOWN, or a watchdog that just started. `strict` adds the
-    start-up gate: one good canary is needed first.
+    Only positive evidence counts: never latency, a leak, UNKNOWN, or a watchdog that just started or cannot read its
+    database (target is None). `strict` adds the start-up gate: one good canary is needed first.
     """
-    reasons = [f"{i.check}: {i.reason}" for i in target.incidents if i.check in (Check.AVAILABILITY, Check.OUTPUT)]
+    reasons = []
+    if target is not None:
+        reasons += [f"{i.check}: {i.reason}" for i in target.incidents if i.check in (Check.AVAILABILITY, Check.OUTPUT)]
     if draining:
         reasons.append("a recycle is under way")
-    if target.breaker_open:
+    if target is not None and target.breaker_open:
         reasons.append("the recycle breaker is open")
-    if strict and any(c.last_outcome != "good" for c in target.canaries):
+    if strict and (target is None or any(c.last_outcome != "good" for c in target.canaries)):
         reasons.append("no good canary yet (readyz_strict)")
     return reasons

@@ -1,0 +1,94 @@
+"""Who is to blame: the tables that decide whether anything may act."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic import failed_burst
+
+from baselines.cause import availability_cause, latency_cause, level_of
+from baselines.verdict import Cause, Level
+from probes.messages import Outcome
+
+
+def cause_of(
+    floor: float, control_floor: float | None, control: float | None, changed: dict[str, object] | None = None
+) -> Cause:
+    return latency_cause(
+        changed=changed or {},
+        floor_ratio=floor,
+        control_floor_ratio=control_floor,
+        control_ratio=control,
+        threshold=0.20,
+    )
+
+
+@pytest.mark.parametrize(
+    ("floor", "control_floor", "control", "cause"),
+    [
+        pytest.param(1.3, 1.0, 1.0, Cause.MODEL, id="the control stands still"),
+        pytest.param(1.3, 1.3, 1.3, Cause.ENVIRONMENT, id="the control moved as much"),
+        pytest.param(1.3, 1.15, 1.4, Cause.MODEL, id="slower code on a slow machine"),
+        pytest.param(1.3, 1.2, 1.2, Cause.ENVIRONMENT, id="less than half of the threshold is the canary's own"),
+        pytest.param(1.3, 0.8, 0.8, Cause.MODEL, id="the control got faster"),
+        pytest.param(1.05, 1.0, 1.3, Cause.ENVIRONMENT, id="contention: both stretched, no floor lifted"),
+        pytest.param(1.05, 1.0, 1.0, Cause.UNKNOWN, id="only the upper part of the canary moved"),
+        pytest.param(1.3, None, None, Cause.UNKNOWN, id="no control, no blame"),
+    ],
+)
+def test_latency_cause(floor: float, control_floor: float | None, control: float | None, cause: Cause) -> None:
+    """Only a floor that rose over the control's blames the model."""
+    assert cause_of(floor, control_floor, control) is cause
+
+
+@pytest.mark.parametrize("control", [1.0, None], ids=["with a control", "without"])
+def test_a_changed_version_is_the_cause_whatever_moved(control: float | None) -> None:
+    """A slowdown after a change is told with the change's name and is never recycled."""
+    assert cause_of(1.3, control, control, {"torch": ("2.12", "2.13")}) is Cause.VERSION_CHANGED
+
+
+@given(st.floats(1.01, 20.0), st.floats(0.2, 20.0), st.floats(1.0, 5.0))
+def test_a_control_that_moves_more_never_blames_the_model_more(floor: float, control: float, more: float) -> None:
+    """What is not the model's stays so when the control's floor moves further."""
+    if cause_of(floor, control, control) is not Cause.MODEL:
+        assert cause_of(floor, control * more, control * more) is not Cause.MODEL
+
+
+@pytest.mark.parametrize(
+    ("outcome", "alive", "cpu", "cause"),
+    [
+        pytest.param(Outcome.TIMEOUT, 1, 0.0, Cause.MODEL, id="alive, idle, silent: hung"),
+        pytest.param(Outcome.TIMEOUT, 1, 0.49, Cause.MODEL, id="nearly idle"),
+        pytest.param(Outcome.TIMEOUT, 1, 0.5, Cause.LOAD, id="working"),
+        pytest.param(Outcome.TIMEOUT, 0, None, Cause.UNKNOWN, id="nobody there to answer"),
+        pytest.param(Outcome.TIMEOUT, 1, None, Cause.UNKNOWN, id="CPU not known"),
+        pytest.param(Outcome.TIMEOUT, None, None, Cause.UNKNOWN, id="processes not watched"),
+        pytest.param(Outcome.STATUS_500, 1, 0.0, Cause.MODEL, id="500"),
+        pytest.param(Outcome.STATUS_502, None, None, Cause.MODEL, id="502, not watched"),
+        pytest.param(Outcome.STATUS_504, 0, None, Cause.UNKNOWN, id="504, none alive"),
+        pytest.param(Outcome.CONNECTION_LOST, 2, 0.1, Cause.MODEL, id="connection lost"),
+        pytest.param(Outcome.REFUSED, 0, None, Cause.UNKNOWN, id="refused, none alive"),
+        pytest.param(Outcome.REFUSED, 1, 0.0, Cause.MODEL, id="refused by a living worker"),
+        pytest.param(Outcome.REFUSED, None, None, Cause.UNKNOWN, id="refused, not watched"),
+        pytest.param(Outcome.STATUS_404, 1, 0.0, Cause.UNKNOWN, id="our request is wrong"),
+        pytest.param(Outcome.UNREACHABLE, 1, 0.0, Cause.UNKNOWN, id="no route"),
+        pytest.param(Outcome.CUDA_FAULT, 1, 0.0, Cause.UNKNOWN, id="the isolated worker is not the server"),
+        pytest.param(Outcome.OUT_OF_MEMORY, 1, 0.0, Cause.UNKNOWN, id="nor is its out of memory"),
+    ],
+)
+def test_availability_cause(outcome: Outcome, alive: int | None, cpu: float | None, cause: Cause) -> None:
+    """The model is blamed only on what a restart of its server would cure."""
+    assert availability_cause(failed_burst(outcome, workers_alive=alive, worker_cpu=cpu), outcome) is cause
+
+
+def test_a_server_that_also_says_busy_is_under_load() -> None:
+    """A time-out beside a 429 is load, hung or not."""
+    burst = failed_burst(Outcome.OVERLOADED_429, Outcome.TIMEOUT, workers_alive=1, worker_cpu=0.0)
+    assert availability_cause(burst, Outcome.TIMEOUT) is Cause.LOAD
+
+
+@pytest.mark.parametrize("cause", list(Cause))
+def test_level(cause: Cause) -> None:
+    """Load and environment inform; everything else pages."""
+    assert level_of(cause) is (Level.INFO if cause in (Cause.LOAD, Cause.ENVIRONMENT) else Level.PAGE)

@@ -1,0 +1,368 @@
+"""What history gives back is what it was given, in order and within limits; golden values live in baselines alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, replace
+
+from builders import GOLDEN, NOW, make_baseline, make_burst
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, select
+
+from baselines import schema, store
+from baselines.baseline import Baseline
+from baselines.database import Database
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from probes.messages import Burst, Identity, MemorySample, OpStat, Outcome, Output, Sample, Snapshot
+
+# Strategies for all that a field may hold. NaN is never measured (None is "not known"), and never equals itself.
+number = st.floats(allow_nan=False)
+size = st.integers(min_value=0, max_value=2**62)
+text = st.text(max_size=20)
+figures = st.dictionaries(text, number, max_size=3)
+
+
+def optional(strategy: st.SearchStrategy) -> st.SearchStrategy:
+    return st.none() | strategy
+
+
+outputs = st.builds(
+    Output,
+    content_hash=text,
+    shape=optional(st.lists(size, max_size=3).map(tuple)),
+    finite=optional(st.booleans()),
+    count=size,
+    mean=optional(number),
+    std=optional(number),
+    low=optional(number),
+    high=optional(number),
+    values=st.lists(number, max_size=5).map(tuple),
+    top_k=st.lists(size, max_size=3).map(tuple),
+    text_hash=optional(text),
+)
+identities = st.builds(Identity, input_hash=text, shapes=optional(text), dtype=optional(text), gpu_type=optional(text))
+samples = st.builds(
+    Sample,
+    at=number,
+    outcome=st.sampled_from(Outcome),
+    latency_s=optional(number),
+    first_byte_s=optional(number),
+    connect_s=optional(number),
+    control_s=optional(number),
+    life=optional(text),
+    tainted=st.booleans(),
+    detail=text,
+)
+bursts = st.builds(
+    Burst,
+    target=text,
+    canary=text,
+    at=st.floats(min_value=0, allow_infinity=False),
+    samples=st.lists(samples, min_size=1, max_size=4).map(tuple),
+    identity=identities,
+    output=optional(outputs),
+    provenance=st.dictionaries(text, text, max_size=3),
+    generation=optional(text),
+    workers_alive=optional(size),
+    worker_cpu=optional(number),
+    facts=figures,
+)
+memory_samples = st.builds(
+    MemorySample,
+    target=text,
+    slot=size,
+    life=text,
+    at=st.floats(min_value=0, allow_infinity=False),
+    host_anon_bytes=optional(size),
+    capacity_bytes=optional(size),
+    gpu_used_bytes=optional(size),
+    gpu_capacity_bytes=optional(size),
+    device_used_bytes=optional(size),
+    allocated_bytes=optional(size),
+    reserved_bytes=optional(size),
+    uptime_s=optional(number),
+)
+groups = st.lists(st.lists(number, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple)
+baselines = st.builds(
+    Baseline,
+    target=text,
+    canary=text,
+    taken_at=number,
+    label=optional(text),
+    provisional=st.booleans(),
+    identity=identities,
+    provenance=st.dictionaries(text, text, max_size=3),
+    golden=optional(outputs),
+    bursts=groups.filter(bool),
+    controls=groups,
+)
+snapshots = st.builds(
+    Snapshot,
+    target=text,
+    canary=text,
+    at=number,
+    steps=size,
+    step_s=number,
+    ops=st.lists(
+        st.builds(
+            OpStat, name=text, calls_per_step=number, self_s=number, self_mad_s=number, device_self_s=optional(number)
+        ),
+        max_size=3,
+    ).map(tuple),
+    environment=st.dictionaries(text, text, max_size=3),
+)
+verdicts = st.builds(
+    Verdict,
+    target=text,
+    check=st.sampled_from(Check),
+    subject=text,
+    at=st.floats(min_value=0, allow_infinity=False),
+    status=st.sampled_from(Status),
+    reason=st.sampled_from(Reason),
+    cause=st.sampled_from(Cause),
+    level=st.sampled_from(Level),
+    since=optional(number),
+    strikes=st.integers(0, 3),
+    life=optional(text),
+    evidence=st.dictionaries(text, optional(number | size | text), max_size=3),
+)
+
+
+class Undo(Exception):  # noqa: N818  (a word, not an error)
+    """Takes an example's writes back."""
+
+
+@contextmanager
+def undone(database: Database) -> Iterator[Connection]:
+    """A transaction that leaves nothing behind."""
+    try:
+        with database.write() as connection:
+            yield connection
+            raise Undo
+    except Undo:
+        return
+
+
+class TestRoundTrips:
+    """Every field of every value: types included, since judges compare with `is` and `==`."""
+
+    @given(burst=bursts)
+    def test_bursts(self, scratch: Database, burst: Burst) -> None:
+        """All but the output's values, which only a golden output keeps."""
+        with undone(scratch) as connection:
+            store.add_burst(connection, burst)
+            found = store.bursts_since(connection, burst.target, burst.canary, limit=1)
+        kept = replace(burst.output, values=()) if burst.output else None
+        assert found == [replace(burst, output=kept)]
+        assert [type(s.outcome) for s in found[0].samples] == [Outcome] * len(burst.samples)
+        assert all(type(s.tainted) is bool for s in found[0].samples)
+
+    @given(sample=memory_samples)
+    def test_memory(self, scratch: Database, sample: MemorySample) -> None:
+        """None stays None and never becomes zero."""
+        with undone(scratch) as connection:
+            store.add_memory(connection, [sample])
+            assert store.memory_since(connection, sample.target, sample.life) == [sample]
+            assert store.latest_memory(connection, sample.target) == [sample]
+
+    @given(baseline=baselines)
+    def test_baselines(self, scratch: Database, baseline: Baseline) -> None:
+        """Golden values included, to the last bit."""
+        with undone(scratch) as connection:
+            saved = store.save_baseline(connection, baseline)
+            assert saved.id is not None
+            assert saved == replace(baseline, id=saved.id)
+            assert store.get_baseline(connection, saved.id) == saved
+            assert store.list_baselines(connection, baseline.target) == [saved]
+
+    @given(snapshot=snapshots)
+    def test_snapshots(self, scratch: Database, snapshot: Snapshot) -> None:
+        """The per-op table in its order."""
+        with undone(scratch) as connection:
+            store.save_snapshot(connection, snapshot)
+            assert store.latest_snapshot(connection, snapshot.target, snapshot.canary) == snapshot
+
+    @given(verdict=verdicts)
+    def test_verdicts(self, scratch: Database, verdict: Verdict) -> None:
+        """All but the strikes, which the incident counts."""
+        with undone(scratch) as connection:
+            store.save_verdict(connection, verdict)
+            found = store.verdict_history(connection, verdict.target)
+            assert found == store.latest_verdicts(connection) == [replace(verdict, strikes=0)]
+        words = {Check, Status, Reason, Cause, Level}
+        assert {type(getattr(found[0], f.name)) for f in fields(Verdict)} >= words
+
+
+class TestBursts:
+    @settings(max_examples=50)
+    @given(
+        times=st.lists(st.integers(0, 9), max_size=12),
+        since=st.integers(0, 9),
+        limit=st.integers(1, 12),
+    )
+    def test_the_newest_so_many_come_oldest_first(
+        self, scratch: Database, times: list[int], since: int, limit: int
+    ) -> None:
+        """Of equal times the one stored last is the newest; stored out of order or not."""
+        with undone(scratch) as connection:
+            for number, at in enumerate(times):
+                store.add_burst(connection, make_burst(at=at, facts={"number": number}))
+            found = store.bursts_since(connection, "chat", "default", since=since, limit=limit)
+        expected = sorted((at, number) for number, at in enumerate(times) if at >= since)[-limit:]
+        assert [(b.at, b.facts["number"]) for b in found] == expected
+
+    def test_samples_keep_the_order_they_were_sent_in(self, database: Database) -> None:
+        """Also where the clock stepped back between two requests."""
+        burst = replace(make_burst(), samples=tuple(reversed(make_burst().samples)))
+        with database.write() as connection:
+            store.add_burst(connection, burst)
+            assert store.bursts_since(connection, "chat", "default", limit=5) == [burst]
+
+    def test_more_bursts_than_sqlite_binds_variables_at_once(self, database: Database) -> None:
+        """A thousand and more come in one piece, each with its own samples."""
+        with database.write() as connection:
+            for i in range(1100):
+                store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW + i))
+            found = store.bursts_since(connection, "chat", "default", limit=2000)
+        assert [b.at for b in found] == [b.samples[0].at for b in found] == [NOW + i for i in range(1100)]
+
+    def test_canaries_and_targets_are_kept_apart(self, database: Database) -> None:
+        """Each canary has its own baseline, so its own history."""
+        with database.write() as connection:
+            for target, canary in (("chat", "default"), ("chat", "long"), ("image", "default")):
+                store.add_burst(connection, make_burst(target=target, canary=canary))
+            found = store.bursts_since(connection, "chat", "long", limit=5)
+        assert [(b.target, b.canary) for b in found] == [("chat", "long")]
+
+    def test_last_good_is_the_last_burst_without_a_failure(self, database: Database) -> None:
+        """A burst with one failed request of five does not prove that all is well."""
+        with database.write() as connection:
+            assert store.last_good_at(connection, "chat", "default") is None
+            store.add_burst(connection, make_burst(at=NOW))
+            store.add_burst(connection, make_burst(*[Outcome.GOOD] * 4, Outcome.TIMEOUT, at=NOW + 60))
+            store.add_burst(connection, make_burst(Outcome.DRIFTED, at=NOW + 120))
+            assert store.last_good_at(connection, "chat", "default") == NOW
+
+
+class TestMemory:
+    def at(self, slot: int, life: str, at: float, used: int = 5) -> MemorySample:
+        return MemorySample(target="chat", slot=slot, life=life, at=at, host_anon_bytes=used)
+
+    def test_windows_never_span_two_lives(self, database: Database) -> None:
+        """The next life in the slot starts anew."""
+        with database.write() as connection:
+            store.add_memory(connection, [])
+            store.add_memory(connection, [self.at(0, "7@1", NOW), self.at(1, "8@1", NOW)])
+            store.add_memory(connection, [self.at(0, "9@2", NOW + 60, used=1), self.at(1, "8@1", NOW + 60)])
+            assert [s.at for s in store.memory_since(connection, "chat", "8@1")] == [NOW, NOW + 60]
+            assert [s.at for s in store.memory_since(connection, "chat", "8@1", since=NOW + 1)] == [NOW + 60]
+            assert [s.host_anon_bytes for s in store.memory_since(connection, "chat", "9@2")] == [1]
+            assert [(s.slot, s.life) for s in store.latest_memory(connection, "chat")] == [(0, "9@2"), (1, "8@1")]
+
+    def test_lives_are_remembered_from_first_to_last_sight(self, database: Database) -> None:
+        """One row a life; its slot is where it was seen last."""
+        with database.write() as connection:
+            store.add_memory(connection, [self.at(0, "7@1", NOW)])
+            store.add_memory(connection, [self.at(0, "7@1", NOW + 60), self.at(1, "8@1", NOW + 30)])
+            store.add_memory(connection, [self.at(2, "7@1", NOW + 90)])
+            assert store.lives_seen(connection, "chat") == [("8@1", 1, NOW + 30, NOW + 30), ("7@1", 2, NOW, NOW + 90)]
+            assert store.lives_seen(connection, "image") == []
+
+
+class TestBaselines:
+    def test_none_is_active_before_the_first_promotion(self, database: Database) -> None:
+        """Storing is not promoting."""
+        with database.write() as connection:
+            store.save_baseline(connection, make_baseline())
+            assert store.active_baseline(connection, "chat", "default") is None
+            assert store.promotions(connection, "chat", "default") == []
+            assert store.get_baseline(connection, 99) is None
+
+    def test_promotions_and_rollbacks_are_history(self, database: Database) -> None:
+        """A rollback is one more row; nothing is forgotten, and each canary has a history of its own."""
+        with database.write(durable=True) as connection:
+            first, second = (store.save_baseline(connection, make_baseline(label=label)) for label in ("v1", "v2"))
+            other = store.save_baseline(connection, make_baseline(canary="long"))
+            for number, (baseline, why) in enumerate(
+                [(first, "deploy"), (second, "deploy"), (other, "deploy"), (first, "rollback")]
+            ):
+                store.promote(connection, baseline, at=NOW + number, by="ana", why=why)
+            assert store.active_baseline(connection, "chat", "default") == first
+            assert store.active_baseline(connection, "chat", "long") == other
+            history = store.promotions(connection, "chat", "default")
+            newest = store.promotions(connection, "chat", "default", limit=1)
+            assert [b.label for b in store.list_baselines(connection, "chat", "default")] == ["v2", "v1"]
+            assert len(store.list_baselines(connection, "chat")) == 3
+        assert [(p.baseline_id, p.at, p.by, p.why) for p in history] == [
+            (first.id, NOW + 3, "ana", "rollback"),
+            (second.id, NOW + 1, "ana", "deploy"),
+            (first.id, NOW, "ana", "deploy"),
+        ]
+        assert newest == history[:1]
+
+    def test_a_promotion_counts_by_when_it_was_made_and_not_by_the_clock(self, database: Database) -> None:
+        """A clock that was set back does not bring an old baseline back."""
+        with database.write(durable=True) as connection:
+            first, second = (store.save_baseline(connection, make_baseline(label=label)) for label in ("v1", "v2"))
+            store.promote(connection, first, at=NOW, by="ana", why="")
+            store.promote(connection, second, at=NOW - 3600, by="ana", why="")
+            assert store.active_baseline(connection, "chat", "default") == second
+
+    def test_golden_values_are_in_baselines_and_nowhere_else(self, database: Database) -> None:
+        """Answers are never stored whole: of each burst's answer only a hash and summary numbers stay."""
+        secret = 0.1234567890123
+        golden = replace(GOLDEN, values=(secret, 1.0, 2.0))
+        with database.write(durable=True) as connection:
+            for _ in range(3):
+                store.add_burst(connection, make_burst(output=golden))
+            store.save_baseline(connection, make_baseline(golden=golden))
+            holding = [
+                table.name
+                for table in schema.metadata.sorted_tables
+                if any(str(secret) in str(tuple(row)) for row in connection.execute(select(table)))
+            ]
+            outputs = connection.execute(select(schema.bursts.c.output)).scalars().all()
+        assert holding == ["baselines"]
+        assert [output["values"] for output in outputs] == [[]] * 3
+        assert [output["content_hash"] for output in outputs] == [golden.content_hash] * 3
+
+
+class TestVerdicts:
+    def verdict(self, at: float, *, target: str = "chat", subject: str = "default") -> Verdict:
+        return Verdict(
+            target=target, check=Check.LATENCY, subject=subject, at=at, status=Status.OK, reason=Reason.WITHIN_BASELINE
+        )
+
+    def test_the_newest_of_each_subject_stands(self, database: Database) -> None:
+        """One line per (target, check, subject), as `status` and a new start need them."""
+        said = [self.verdict(1), self.verdict(2, subject="long"), self.verdict(3), self.verdict(4, target="image")]
+        with database.write() as connection:
+            for verdict in said:
+                store.save_verdict(connection, verdict)
+            assert store.latest_verdicts(connection) == said[1:]
+
+    def test_history_is_newest_first_and_limited(self, database: Database) -> None:
+        """Since a time, of one target."""
+        with database.write() as connection:
+            for at in range(5):
+                store.save_verdict(connection, self.verdict(at))
+            store.save_verdict(connection, self.verdict(9, target="image"))
+            assert [v.at for v in store.verdict_history(connection, "chat")] == [4, 3, 2, 1, 0]
+            assert [v.at for v in store.verdict_history(connection, "chat", since=2)] == [4, 3, 2]
+            assert [v.at for v in store.verdict_history(connection, "chat", limit=2)] == [4, 3]
+
+
+def test_the_newest_snapshot_is_shown(database: Database) -> None:
+    """None before the first; by the time it was taken."""
+    with database.write() as connection:
+        assert store.latest_snapshot(connection, "chat", "default") is None
+        for at in (NOW, NOW + 2, NOW + 1):
+            store.save_snapshot(
+                connection,
+                Snapshot(target="chat", canary="default", at=at, steps=3, step_s=0.1, ops=(), environment={}),
+            )
+        found = store.latest_snapshot(connection, "chat", "default")
+    assert found is not None
+    assert found.at == NOW + 2

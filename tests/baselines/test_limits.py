@@ -1,0 +1,85 @@
+"""Absolute limits: exactly where they flip, and what they do without evidence."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic import START, make_burst, make_bursts, make_memory
+
+from baselines.limits import LimitsPolicy, judge_memory_limit, judge_p95_limit
+from baselines.verdict import Cause, Check, Level, Reason, Status
+from probes.messages import Burst, Outcome
+
+
+def window(*slow: int) -> list[Burst]:
+    """Five bursts of ten at 50 ms; so many samples of each at 500 ms."""
+    rows = np.array([[0.5] * count + [0.05] * (10 - count) for count in slow])
+    return make_bursts(rows)
+
+
+@pytest.mark.parametrize(
+    ("bursts", "status"),
+    [
+        pytest.param(window(0, 0, 0, 0, 0), Status.OK, id="fast"),
+        pytest.param(window(1, 1, 0, 0, 0), Status.OK, id="4 % above"),
+        pytest.param(window(1, 1, 1, 0, 0), Status.WORSE, id="6 % above, in three bursts"),
+        pytest.param(window(0, 0, 0, 0, 10), Status.OK, id="one bad burst"),
+        pytest.param(window(0, 0, 0, 10, 10), Status.OK, id="two bad bursts"),
+        pytest.param(window(10, 10, 10, 10, 10), Status.WORSE, id="slow"),
+        pytest.param(window(10, 10, 10, 10, 10, 0, 0, 0, 0, 0), Status.OK, id="five good ones since"),
+        pytest.param(window(10, 10, 10, 10), Status.UNKNOWN, id="too few bursts"),
+        pytest.param(
+            [*window(10, 10, 10, 10, 10), make_burst([0.5], outcomes=[Outcome.TIMEOUT])], Status.UNKNOWN, id="no answer"
+        ),
+    ],
+)
+def test_p95_limit(bursts: list[Burst], status: Status) -> None:
+    """WORSE when the pooled p95 of five bursts is above 0.2 s and most of them took part in it."""
+    verdict = judge_p95_limit(bursts, LimitsPolicy(p95_s=0.2), now=START)
+    assert verdict is not None
+    assert (verdict.check, verdict.status) == (Check.LATENCY, status)
+    if status is Status.WORSE:
+        assert (verdict.reason, verdict.cause, verdict.level) == (Reason.LIMIT_EXCEEDED, Cause.UNKNOWN, Level.PAGE)
+        assert (verdict.since, verdict.strikes) == (START, 1)
+
+
+@pytest.mark.parametrize(("limit_s", "status"), [(0.4999, Status.WORSE), (0.5, Status.OK)])
+def test_p95_limit_itself_is_allowed(limit_s: float, status: Status) -> None:
+    """At the limit is within it."""
+    verdict = judge_p95_limit(window(10, 10, 10, 10, 10), LimitsPolicy(p95_s=limit_s), now=START)
+    assert verdict is not None
+    assert verdict.status is status
+
+
+@pytest.mark.parametrize(
+    ("used", "gpu", "status", "channel"),
+    [
+        pytest.param(7_200, None, Status.OK, "host_anon_bytes", id="at the limit"),
+        pytest.param(7_201, None, Status.WORSE, "host_anon_bytes", id="above it"),
+        pytest.param(1_000, 950, Status.WORSE, "gpu_used_bytes", id="the device"),
+        pytest.param(7_300, 950, Status.WORSE, "gpu_used_bytes", id="the fuller of both is named"),
+    ],
+)
+def test_memory_limit(used: int, gpu: int | None, status: Status, channel: str) -> None:
+    """WORSE above 90 % of the host's 8000 or the device's 1000 bytes."""
+    about = {} if gpu is None else {"gpu_used_bytes": gpu, "gpu_capacity_bytes": 1_000}
+    point = make_memory(np.array([used]), capacity=8_000, **about)[0]
+    verdict = judge_memory_limit(point, LimitsPolicy(memory_ratio=0.9), now=START)
+    assert verdict is not None
+    assert (verdict.status, verdict.subject, verdict.evidence["channel"]) == (status, "slot 0", channel)
+    if status is Status.WORSE:
+        assert (verdict.reason, verdict.cause, verdict.life) == (Reason.LIMIT_EXCEEDED, Cause.MODEL, "7@1")
+
+
+def test_no_limit_no_verdict() -> None:
+    """None, not OK: nothing was asked."""
+    assert judge_p95_limit(window(10), LimitsPolicy(), now=START) is None
+    assert judge_memory_limit(make_memory(np.array([1]))[0], LimitsPolicy(), now=START) is None
+
+
+def test_memory_without_capacity_is_unknown() -> None:
+    """A share of an unknown whole is not known."""
+    point = make_memory(np.array([1]), capacity=None)[0]
+    verdict = judge_memory_limit(point, LimitsPolicy(memory_ratio=0.9), now=START)
+    assert verdict is not None
+    assert (verdict.status, verdict.reason) == (Status.UNKNOWN, Reason.NO_DATA)

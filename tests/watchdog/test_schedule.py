@@ -1,0 +1,335 @@
+"""The schedule: real threads, canaries that answer, time out, hang or break as they are told."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from builders import make_burst, wait_until
+from hypothesis import given
+from hypothesis import strategies as st
+
+from baselines.database import Database
+from probes.canary.burst import CanaryPlan
+from probes.messages import Burst, MemorySample, Outcome, Output
+from watchdog.bootstrap import policies_of
+from watchdog.config import parse_config
+from watchdog.schedule import PROBE_THREADS, SUSPECT_THREADS, Schedule, spread
+from watchdog.target import Target
+from watchdog.turns import hold
+
+INTERVAL_S = 0.05
+
+
+@dataclass
+class FakeCanary:
+    """Answers at once with `outcome`; hangs while `hanging` is set, until `release` is; breaks while `broken` is."""
+
+    target: str
+    name: str = "default"
+    plan: CanaryPlan = CanaryPlan(interval_s=INTERVAL_S, timeout_s=5.0, size=10, warmup=0, max_busy=1.0)
+    outcome: Outcome = Outcome.GOOD
+    hanging: bool = False
+    broken: bool = False
+    release: threading.Event = field(default_factory=threading.Event)
+    calls: list[tuple[int | None, str]] = field(default_factory=list)  # (size, pool)
+    in_flight: int = 0
+    most_in_flight: int = 0
+
+    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            self.calls.append((size, threading.current_thread().name.rpartition("_")[0]))
+            if self.broken:
+                raise RuntimeError("a fault of the canary's own")
+            if self.hanging:
+                self.release.wait(30)
+            return make_burst(self.outcome, target=self.target, canary=self.name)
+        finally:
+            self.in_flight -= 1
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+@dataclass
+class FakeWorkers:
+    """Memory as it is told, None for a fault."""
+
+    samples: list[MemorySample] | None
+    calls: int = 0
+
+    def sample(self, now: float) -> list[MemorySample]:
+        self.calls += 1
+        if self.samples is None:
+            raise OSError("a wedged driver")
+        return self.samples
+
+
+@dataclass
+class Results:
+    """What the schedule handed on."""
+
+    bursts: list[Burst] = field(default_factory=list)
+    memory: list[tuple[str, Sequence[MemorySample]]] = field(default_factory=list)
+    late: list[float] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+    busy: frozenset[str] = frozenset()
+
+    def of(self, target: str) -> int:
+        return sum(b.target == target for b in list(self.bursts))
+
+
+@dataclass
+class Bench:
+    """A schedule over fake canaries on real targets."""
+
+    database: Database
+    results: Results = field(default_factory=Results)
+    canaries: list[FakeCanary] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+
+    def start(self, *canaries: FakeCanary, workers: FakeWorkers | None = None) -> None:
+        self.canaries = list(canaries)
+        targets = {c.target: self._target(c, workers) for c in canaries}
+        schedule = Schedule(
+            targets,
+            now=time.time,
+            busy=lambda: self.results.busy,
+            on_burst=self.results.bursts.append,
+            on_memory=lambda target, samples: self.results.memory.append((target, samples)),
+            on_tick=lambda: None,
+            on_retention=lambda: None,
+            on_late=self.results.late.append,
+            on_error=self.results.errors.append,
+        )
+        self.schedules.append(schedule)
+        schedule.start()
+
+    def _target(self, canary: FakeCanary, workers: FakeWorkers | None) -> Target:
+        section = parse_config(
+            {"target": [{"name": canary.target, "canary": [{"url": "http://127.0.0.1:1/"}]}]}
+        ).target[0]
+        return Target(
+            name=canary.target,
+            mode="alert",
+            device="cpu",
+            auto_baseline=True,
+            canaries={canary.name: canary},
+            expectations={},
+            policies=policies_of(section),
+            database=self.database,
+            turns=self.database.path,
+            now=time.time,
+            monotonic=time.monotonic,
+            sleep=time.sleep,
+            workers=workers,  # type: ignore[arg-type]  # a stand-in with the one method that is asked
+            memory_interval_s=INTERVAL_S,
+        )
+
+    def close(self) -> None:
+        for schedule in self.schedules:
+            schedule.stop()
+        for canary in self.canaries:
+            canary.release.set()
+        wait_until(lambda: not any(c.in_flight for c in self.canaries), "every probe has ended")
+
+
+@pytest.fixture
+def bench(database: Database) -> Iterator[Bench]:
+    bench = Bench(database)
+    yield bench
+    bench.close()
+
+
+# --- spread -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("intervals", "offsets"),
+    [([], []), ([60], [0]), ([60, 60], [0, 30]), ([60] * 4, [0, 15, 30, 45]), ([60, 10, 30], [0, 10 / 3, 20])],
+    ids=["none", "one", "two", "four", "unlike"],
+)
+def test_first_runs_are_spread_over_the_interval(intervals: list[float], offsets: list[float]) -> None:
+    """The first starts at once, the others follow evenly, each within its own interval."""
+    assert spread(intervals) == pytest.approx(offsets)
+
+
+@given(st.lists(st.floats(0.1, 3600), max_size=200))
+def test_spread_stays_within_each_interval(intervals: list[float]) -> None:
+    """Nobody waits longer for a first answer than for a second one."""
+    offsets = spread(intervals)
+    assert all(0 <= offset < interval for offset, interval in zip(offsets, intervals, strict=True))
+
+
+def test_equal_intervals_are_spread_evenly() -> None:
+    """A hundred canaries a minute start 0.6 s apart."""
+    offsets = spread([60.0] * 100)
+    assert {round(b - a, 9) for a, b in zip(offsets, offsets[1:], strict=False)} == {0.6}
+
+
+# --- probing ----------------------------------------------------------------------------------------------------------
+
+
+def test_canary_runs_again_and_again_and_lateness_is_told(bench: Bench) -> None:
+    """A result each interval, full bursts, and how late each run was: never negative."""
+    canary = FakeCanary("well")
+    bench.start(canary)
+    wait_until(lambda: bench.results.of("well") >= 5, "five bursts")
+    assert {size for size, _ in canary.calls} == {None}
+    assert len(bench.results.late) >= 5
+    assert all(0 <= late < INTERVAL_S for late in bench.results.late)
+
+
+def test_canary_that_timed_out_is_a_suspect_until_it_answers(bench: Bench) -> None:
+    """One request an interval from the suspects' pool; after an answer whole bursts from the common one."""
+    canary = FakeCanary("sick", outcome=Outcome.TIMEOUT)
+    bench.start(canary)
+    wait_until(lambda: len(canary.calls) >= 4, "asked four times")
+    (first_size, common), *others = canary.calls[:4]
+    assert first_size is None
+    assert {size for size, _ in others} == {1}
+    (suspects,) = {pool for _, pool in others}
+    assert suspects != common
+
+    canary.outcome = Outcome.GOOD
+    wait_until(lambda: canary.calls[-1] == (None, common), "it is trusted again")
+
+
+@pytest.mark.parametrize(
+    "outcome", [Outcome.REFUSED, Outcome.STATUS_500, Outcome.OVERLOADED_503, Outcome.DRIFTED], ids=str
+)
+def test_canary_that_fails_at_once_is_no_suspect(bench: Bench, outcome: Outcome) -> None:
+    """Only a time-out holds a thread; every other failure costs nothing and is measured in full."""
+    canary = FakeCanary("sick", outcome=outcome)
+    bench.start(canary)
+    wait_until(lambda: len(canary.calls) >= 4, "asked four times")
+    assert len(set(canary.calls)) == 1
+
+
+def test_hanging_targets_cost_no_other_its_thread(bench: Bench) -> None:
+    """More hanging targets than there are threads of any pool: the healthy one keeps its schedule."""
+    sick = [FakeCanary(f"sick{i}", outcome=Outcome.TIMEOUT) for i in range(PROBE_THREADS + SUSPECT_THREADS + 4)]
+    well = FakeCanary("well")
+    bench.start(*sick, well)
+    wait_until(lambda: all(len(c.calls) >= 2 for c in sick), "each has timed out and is a suspect")
+    for canary in sick:
+        canary.hanging = True
+    wait_until(lambda: sum(c.in_flight for c in sick) >= SUSPECT_THREADS, "the suspects' pool is full")
+    before = bench.results.of("well")
+    wait_until(lambda: bench.results.of("well") >= before + 10, "ten more bursts of the healthy one")
+    assert sum(c.in_flight for c in sick) == SUSPECT_THREADS
+
+
+def test_canary_never_overlaps_itself(bench: Bench) -> None:
+    """A burst that lasts many intervals is alone; what was due meanwhile is not made up for."""
+    slow, well = FakeCanary("slow", hanging=True), FakeCanary("well")
+    bench.start(slow, well)
+    wait_until(lambda: bench.results.of("well") >= 10, "ten intervals of the other")
+    assert len(slow.calls) == 1
+    slow.hanging = False
+    slow.release.set()
+    wait_until(lambda: len(slow.calls) >= 3, "it goes on")
+    assert slow.most_in_flight == 1
+
+
+def test_target_in_a_recycle_is_left_alone(bench: Bench) -> None:
+    """Its canaries are the recycler's then; the others go on, and so does it afterwards."""
+    recycled, well = FakeCanary("recycled"), FakeCanary("well")
+    bench.results.busy = frozenset({"recycled"})
+    bench.start(recycled, well)
+    wait_until(lambda: bench.results.of("well") >= 5, "five bursts of the other")
+    assert recycled.calls == []
+    bench.results.busy = frozenset()
+    wait_until(lambda: bench.results.of("recycled"), "asked again")
+
+
+def test_answer_from_before_a_recycle_is_dropped(bench: Bench) -> None:
+    """A burst that was under way when the recycle began is from neither world."""
+    canary = FakeCanary("chat", hanging=True)
+    bench.start(canary)
+    wait_until(lambda: canary.in_flight, "asked")
+    bench.results.busy = frozenset({"chat"})
+    canary.hanging = False
+    canary.release.set()
+    wait_until(lambda: not canary.in_flight, "answered")
+    bench.results.busy = frozenset()
+    wait_until(lambda: bench.results.of("chat"), "a later answer")
+    assert len(bench.results.bursts) < len(canary.calls)
+
+
+def test_broken_canary_is_counted_and_the_schedule_goes_on(bench: Bench) -> None:
+    """An exception in a probe is an error of the watchdog's: counted, and tried again at the next interval."""
+    broken, well = FakeCanary("broken", broken=True), FakeCanary("well")
+    bench.start(broken, well)
+    wait_until(lambda: bench.results.errors.count("probe") >= 3, "three errors")
+    wait_until(lambda: bench.results.of("well") >= 3, "three bursts of the other")
+    broken.broken = False
+    wait_until(lambda: bench.results.of("broken"), "a burst at last")
+
+
+def test_canary_that_somebody_else_holds_is_skipped(bench: Bench) -> None:
+    """While the command line takes a baseline the daemon waits for the next interval, without an error."""
+    taken, well = FakeCanary("taken"), FakeCanary("well")
+    lock = Path(f"{bench.database.path}.taken.default.lock")
+    with hold(lock, wait_s=0, monotonic=time.monotonic, sleep=time.sleep):
+        bench.start(taken, well)
+        wait_until(lambda: bench.results.of("well") >= 5, "five bursts of the other")
+        assert taken.calls == []
+    wait_until(lambda: bench.results.of("taken"), "asked once it is free")
+    assert bench.results.errors == []
+
+
+def test_stopped_schedule_starts_nothing(bench: Bench) -> None:
+    """After stop nothing is asked any more; stopping twice is no error."""
+    canary = FakeCanary("well")
+    bench.start(canary)
+    wait_until(lambda: bench.results.of("well"), "a burst")
+    bench.schedules[0].stop()
+    bench.schedules[0].stop()
+    wait_until(lambda: not canary.in_flight, "the last one has ended")
+    asked = len(canary.calls)
+    bench.start(other := FakeCanary("other"))
+    wait_until(lambda: len(other.calls) >= 5, "five intervals of another schedule")
+    assert len(canary.calls) <= asked + 1  # one may have been handed to its thread already
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("found", [[], [MemorySample(target="chat", slot=0, life="1@1", at=1.0)]], ids=["none", "one"])
+def test_memory_is_sampled_and_no_worker_is_said_too(bench: Bench, found: list[MemorySample]) -> None:
+    """Samples are handed on even when there are none: gauges of workers that are gone must go."""
+    bench.start(FakeCanary("chat"), workers=FakeWorkers(found))
+    wait_until(lambda: len(bench.results.memory) >= 3, "sampled three times")
+    assert set(map(str, bench.results.memory)) == {str(("chat", found))}
+
+
+def test_memory_that_cannot_be_read_is_counted_and_tried_again(bench: Bench) -> None:
+    """A driver that fails ends neither the sampling nor the canaries."""
+    bench.start(FakeCanary("chat"), workers=FakeWorkers(None))
+    wait_until(lambda: bench.results.errors.count("memory") >= 3, "three errors")
+    wait_until(lambda: bench.results.of("chat") >= 3, "three bursts")
+
+
+def test_memory_call_that_never_returns_delays_no_canary(bench: Bench) -> None:
+    """A wedged GPU driver holds its own thread and nobody else's."""
+
+    class Wedged(FakeWorkers):
+        def sample(self, now: float) -> list[MemorySample]:
+            self.calls += 1
+            canary.release.wait(30)
+            return []
+
+    canary = FakeCanary("chat")
+    workers = Wedged([])
+    bench.start(canary, workers=workers)
+    wait_until(lambda: workers.calls, "it is being sampled")
+    before = bench.results.of("chat")
+    wait_until(lambda: bench.results.of("chat") >= before + 5, "five more bursts")
+    assert workers.calls == 1

@@ -1,0 +1,458 @@
+"""The web side: the page, health, readiness, metrics and the read-only API, asked as a client asks."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from builders import NOW, make_baseline, make_burst, make_incident
+from prometheus_client.parser import text_string_to_metric_families
+from pydantic import TypeAdapter
+from starlette.applications import Starlette
+
+from alerts import delivery_store, recycle_store
+from alerts import store as alert_store
+from alerts.episode import Outcome as RecycleOutcome
+from alerts.episode import State as RecycleState
+from alerts.episode import Trigger
+from alerts.incident import State
+from alerts.message import trial_message
+from alerts.notifiers.delivery import Route
+from alerts.recycle_store import Episode
+from baselines import store
+from baselines.database import Database, open_database
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from probes.messages import MemorySample, Outcome
+from watchdog.bootstrap import build_metrics, build_notifier, build_transport
+from watchdog.config import Config, parse_config
+from watchdog.migrations.migrate import bring_up_to_date
+from watchdog.web.api import COLLECTIONS
+from watchdog.web.app import Liveness, create_app
+
+HOSTILE = "</td><script>alert('x')</script>&amp;"
+
+
+def make_config(**web: object) -> Config:
+    canary = {"url": "http://127.0.0.1:1/"}
+    targets = [{"name": name, "canary": [canary]} for name in ("chat", "other")]
+    notifier = {"name": "events", "kind": "webhook", "url": "http://127.0.0.1:1/key"}
+    return parse_config({"web": web, "target": targets, "notifier": [notifier]})
+
+
+@dataclass
+class Site:
+    """The application as it answers; `problems` and `draining` are what the daemon would say."""
+
+    database: Database
+    config: Config
+    problems: tuple[str, ...] = ()
+    draining: frozenset[str] = frozenset()
+
+    @cached_property
+    def app(self) -> Starlette:
+        return create_app(
+            self.database,
+            self.config,
+            build_metrics(self.config).registry,
+            now=lambda: NOW,
+            liveness=lambda: Liveness(problems=self.problems),
+            draining=lambda: self.draining,
+        )
+
+    def ask(self, path: str, *, method: str = "GET", host: str = "127.0.0.1:9477") -> httpx.Response:
+        async def send() -> httpx.Response:
+            async with httpx.AsyncClient(
+                transport=httpx.ASGITransport(app=self.app), base_url=f"http://{host}"
+            ) as client:
+                return await client.request(method, path)
+
+        return asyncio.run(send())
+
+
+@pytest.fixture
+def site(database: Database) -> Site:
+    """Nothing is known yet."""
+    return Site(database, make_config())
+
+
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The same, for tests that only look."""
+    yield from _made(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Something of everything, for tests that only look."""
+    for made in _made(tmp_path_factory.mktemp("full")):
+        fill(made.database, made.config)
+        yield made
+
+
+def _made(folder: Path) -> Iterator[Site]:
+    database = open_database(f"sqlite:///{folder}/watchdog.db")
+    bring_up_to_date(database)
+    yield Site(database, make_config())
+    database.close()
+
+
+def make_verdict(check: Check, status: Status, **about: Any) -> Verdict:
+    values = {"target": "chat", "subject": "default", "at": NOW - 30, "reason": Reason.REGRESSED, "evidence": {}}
+    return Verdict(**values | about, check=check, status=status)
+
+
+def make_episode(**about: Any) -> Episode:
+    values = {
+        "id": "recycle-1",
+        "target": "chat",
+        "trigger": Trigger.INCIDENT,
+        "reason": "leaking",
+        "requested_at": NOW - 50,
+        "updated_at": NOW - 40,
+        "state": RecycleState.COOLDOWN,
+        "outcome": RecycleOutcome.VERIFIED,
+        "acted_at": NOW - 49,
+        "ended_at": NOW - 40,
+    }
+    return Episode(**values | about)
+
+
+def fill(database: Database, config: Config) -> None:
+    """Some of everything, about `chat` alone."""
+    transport = build_transport()
+    route = Route(notifier=build_notifier(config.notifier[0], transport))
+    message = replace(trial_message("events", now=NOW), target="chat", incident_id="i1")
+    with database.write() as connection:
+        store.add_burst(connection, make_burst(at=NOW - 30))
+        sample = MemorySample(
+            target="chat", slot=0, life="77@5", at=NOW - 20, host_anon_bytes=5_000_000, capacity_bytes=8 * 10**9
+        )
+        store.add_memory(connection, [sample])
+        baseline = store.save_baseline(connection, make_baseline(label="v1", provenance={"torch": "2.13"}))
+        store.promote(connection, baseline, at=NOW, by="ann", why="first")
+        evidence = {"ratio": 1.3, "ratio_low": float("nan"), "samples": 60, "outcome": None, "worst": "aten::mm"}
+        store.save_verdict(connection, make_verdict(Check.LATENCY, Status.WORSE, evidence=evidence, since=NOW - 90))
+        alert_store.save_incident(connection, make_incident(check=Check.LATENCY, reason=Reason.REGRESSED))
+        recycle_store.save_episode(connection, make_episode(incident_id="i1"))
+        delivery_store.enqueue_deliveries(connection, message, [route], now=NOW)
+        by_hand = replace(message, id="recycle-1-recycle-7", incident_id=None)
+        delivery_store.enqueue_deliveries(connection, by_hand, [route], now=NOW)
+    transport.close()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_page_without_any_data_says_unknown(empty: Site) -> None:
+    """A watchdog that just started shows every target, and claims nothing."""
+    answer = empty.ask("/")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.text.count('<span class="UNKNOWN">UNKNOWN</span>') == 2
+    assert "never" in answer.text
+    assert "none yet" in answer.text
+
+
+def test_page_shows_how_a_target_stands(full: Site) -> None:
+    """Status, reason, cause, latency, baseline, worker, and how the last recycle ended."""
+    page = full.ask("/").text
+    for said in (
+        '<span class="WORSE">WORSE</span>',
+        "regressed (unknown, info)",
+        "1 min 30 s ago",
+        "50.0 ms (v1)",
+        "5 MB of 8.0 GB",
+        "last recycle: verified, 40 s ago",
+    ):
+        assert said in page, said
+
+
+def test_page_says_that_a_baseline_is_provisional(site: Site) -> None:
+    """A baseline that nobody vouched for is marked."""
+    with site.database.write() as connection:
+        baseline = store.save_baseline(connection, make_baseline(provisional=True))
+        store.promote(connection, baseline, at=NOW, by="watchdog", why="first")
+    assert "50.0 ms (provisional)" in site.ask("/").text
+
+
+def test_page_escapes_what_comes_from_outside(site: Site) -> None:
+    """Labels, subjects, workers and words of a server are text, whatever they hold."""
+    with site.database.write() as connection:
+        store.add_memory(connection, [MemorySample(target="chat", slot=0, life=HOSTILE, at=NOW)])
+        baseline = store.save_baseline(connection, make_baseline(label=HOSTILE))
+        store.promote(connection, baseline, at=NOW, by=HOSTILE, why=HOSTILE)
+        verdict = make_verdict(Check.LATENCY, Status.WORSE, subject=HOSTILE, evidence={HOSTILE: HOSTILE})
+        store.save_verdict(connection, verdict)
+        recycle_store.save_episode(connection, make_episode(reason=HOSTILE, detail=HOSTILE))
+    page = site.ask("/").text
+    assert "<script" not in page
+    assert page.count(html.escape(HOSTILE)) == 3
+
+
+def test_page_allows_no_script(empty: Site) -> None:
+    """Were something ever left unescaped, the browser would still not run it."""
+    policy = empty.ask("/").headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "script" not in policy
+
+
+# --- health and readiness ---------------------------------------------------------------------------------------------
+
+
+def test_healthz_is_200_while_nothing_is_wrong(empty: Site) -> None:
+    """The daemon is alive."""
+    answer = empty.ask("/healthz")
+    assert (answer.status_code, answer.json()) == (200, {"alive": True, "problems": []})
+
+
+def test_healthz_is_503_with_the_problems(site: Site) -> None:
+    """What is wrong with the watchdog itself, in words."""
+    site.problems = ("the database cannot be written: disk full",)
+    answer = site.ask("/healthz")
+    assert (answer.status_code, answer.json()) == (503, {"alive": False, "problems": list(site.problems)})
+
+
+def test_readyz_is_200_when_the_database_answers(empty: Site) -> None:
+    """The watchdog can tell how things stand."""
+    answer = empty.ask("/readyz")
+    assert (answer.status_code, answer.json()) == (200, {"ready": True, "reasons": []})
+
+
+@pytest.fixture
+def broken_site(site: Site) -> Site:
+    """The database file is no longer one."""
+    site.database.close()
+    for path in site.database.path.parent.glob("watchdog.db*"):
+        path.unlink()
+    site.database.path.write_bytes(b"this is no database, whatever its name says" * 100)
+    return site
+
+
+def test_readyz_is_503_when_the_database_does_not_answer(broken_site: Site) -> None:
+    """And says why."""
+    answer = broken_site.ask("/readyz")
+    assert answer.status_code == 503
+    assert "database" in answer.json()["reasons"][0]
+
+
+def test_unreadable_database_is_no_evidence_against_a_target(broken_site: Site) -> None:
+    """The watchdog's own trouble takes no target out of rotation; a drain that is under way still does."""
+    assert broken_site.ask("/readyz/chat").status_code == 200
+    broken_site.draining = frozenset({"chat"})
+    assert broken_site.ask("/readyz/chat").json() == {"ready": False, "reasons": ["a recycle is under way"]}
+
+
+def test_target_is_ready_before_anything_is_known(empty: Site) -> None:
+    """A watchdog that just started is no reason to take a target out of rotation."""
+    assert empty.ask("/readyz/chat").json() == {"ready": True, "reasons": []}
+
+
+def add_incident(database: Database, **about: Any) -> None:
+    with database.write() as connection:
+        alert_store.save_incident(connection, make_incident(**about))
+
+
+@pytest.mark.parametrize(
+    ("check", "reason"), [(Check.AVAILABILITY, Reason.TIMEOUT), (Check.OUTPUT, Reason.DRIFTED)], ids=str
+)
+def test_target_is_not_ready_while_it_fails_or_answers_wrongly(site: Site, check: Check, reason: Reason) -> None:
+    """A firing availability or output incident is positive evidence; another target is not touched by it."""
+    add_incident(site.database, check=check, reason=reason)
+    answer = site.ask("/readyz/chat")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "reasons": [f"{check}: {reason}"]})
+    assert site.ask("/readyz/other").status_code == 200
+
+
+@pytest.mark.parametrize("check", [Check.LATENCY, Check.MEMORY, Check.GPU], ids=str)
+def test_target_stays_ready_while_it_is_slow_or_leaks(site: Site, check: Check) -> None:
+    """Slow or leaking serves better than not at all."""
+    add_incident(site.database, check=check, level=Level.URGENT, reason=Reason.LEAKING)
+    assert site.ask("/readyz/chat").status_code == 200
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.RESOLVED], ids=str)
+def test_target_stays_ready_until_an_incident_fires_and_after_it_resolved(site: Site, state: State) -> None:
+    """One bad burst is not enough, and what is over is over."""
+    add_incident(site.database, state=state)
+    assert site.ask("/readyz/chat").status_code == 200
+
+
+@pytest.mark.parametrize("check", Check)
+def test_target_stays_ready_while_anything_is_unknown(site: Site, check: Check) -> None:
+    """UNKNOWN is shown, and is never a reason to act."""
+    with site.database.write() as connection:
+        store.save_verdict(connection, make_verdict(check, Status.UNKNOWN, reason=Reason.NO_DATA))
+    assert site.ask("/readyz/chat").status_code == 200
+
+
+def test_target_is_not_ready_while_it_is_drained(site: Site) -> None:
+    """A recycle takes it out of rotation first."""
+    site.draining = frozenset({"chat"})
+    answer = site.ask("/readyz/chat")
+    assert (answer.status_code, answer.json()["reasons"]) == (503, ["a recycle is under way"])
+    assert site.ask("/readyz/other").status_code == 200
+
+
+@pytest.mark.parametrize(("failures", "status"), [(1, 200), (2, 503)])
+def test_target_is_not_ready_while_its_breaker_is_open(site: Site, failures: int, status: int) -> None:
+    """Two recycles that did not help: a person must look."""
+    with site.database.write() as connection:
+        for number in range(failures):
+            helpless = make_episode(id=f"recycle-{number}", outcome=RecycleOutcome.NOT_HELPED, ended_at=NOW + number)
+            recycle_store.save_episode(connection, helpless)
+    answer = site.ask("/readyz/chat")
+    assert answer.status_code == status
+    assert answer.json()["reasons"] == (["the recycle breaker is open"] if status == 503 else [])
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "status"),
+    [(None, 503), ((Outcome.REFUSED,), 503), ((Outcome.GOOD,) * 3, 200)],
+    ids=["none", "bad", "good"],
+)
+def test_strict_readiness_waits_for_a_good_canary(
+    database: Database, outcomes: tuple[Outcome, ...] | None, status: int
+) -> None:
+    """With readyz_strict a target gets traffic only once a canary was good."""
+    site = Site(database, make_config(readyz_strict=True))
+    if outcomes is not None:
+        with database.write() as connection:
+            store.add_burst(connection, make_burst(*outcomes))
+    assert site.ask("/readyz/chat").status_code == status
+
+
+# --- metrics, methods, hosts ------------------------------------------------------------------------------------------
+
+
+def test_metrics_are_what_prometheus_reads(empty: Site) -> None:
+    """The content type of the text format, and a body that parses."""
+    answer = empty.ask("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    assert answer.headers["content-type"].count("charset=") == 1
+    names = {family.name for family in text_string_to_metric_families(answer.text)}
+    assert "watchdog_canary_requests" in names
+
+
+PATHS = [
+    "/",
+    "/healthz",
+    "/readyz",
+    "/readyz/chat",
+    "/metrics",
+    "/api/v1/openapi.json",
+    *(f"/api/v1/{c}" for c in COLLECTIONS),
+]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nothing_but_reading_is_allowed(empty: Site, path: str) -> None:
+    """GET and HEAD; every other method is 405 and says which are allowed."""
+    assert empty.ask(path, method="HEAD").status_code == 200
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+        answer = empty.ask(path, method=method)
+        assert (answer.status_code, answer.headers.get("allow")) == (405, "GET, HEAD"), method
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/readyz/nobody", "/api/v1", "/api/v1/nothing", "/api/v2/targets"])
+def test_unknown_path_is_404(empty: Site, path: str) -> None:
+    """No page, no target and no collection of that name."""
+    assert empty.ask(path).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example.com", "evil.example.com:9477", "127.0.0.1.evil.example.com", "192.0.2.1"]
+)
+@pytest.mark.parametrize("path", ["/", "/metrics", "/api/v1/targets"])
+def test_foreign_host_is_refused_on_loopback(empty: Site, host: str, path: str) -> None:
+    """A web page that points its own name at 127.0.0.1 gets nothing (DNS rebinding)."""
+    assert empty.ask(path, host=host).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:9477", "localhost:9477", "localhost", "[::1]:9477"])
+@pytest.mark.parametrize("listen", ["127.0.0.1:9477", "localhost:9477", "[::1]:9477"])
+def test_own_names_are_served_on_loopback(database: Database, listen: str, host: str) -> None:
+    """Whichever loopback address it listens on, under whichever of its names."""
+    assert Site(database, make_config(listen=listen)).ask("/healthz", host=host).status_code == 200
+
+
+def test_any_host_is_served_elsewhere(database: Database) -> None:
+    """Who listens on the network is reached under names that the watchdog cannot know."""
+    assert (
+        Site(database, make_config(listen="0.0.0.0:9477")).ask("/healthz", host="gpu7.example.com").status_code == 200
+    )
+
+
+# --- the API ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+@pytest.mark.parametrize("kind", ["empty", "full"])
+def test_collection_reads_back_as_its_type(name: str, kind: str, request: pytest.FixtureRequest) -> None:
+    """What is served is what the types say, and nothing of it is NaN, which no JSON reader takes."""
+    site: Site = request.getfixturevalue(kind)
+    answer = site.ask(f"/api/v1/{name}")
+    assert answer.headers["content-type"] == "application/json"
+    items = json.loads(answer.text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    read = TypeAdapter(list[COLLECTIONS[name].item]).validate_json(answer.text)  # type: ignore[name-defined]
+    assert len(read) == len(items) > (0 if kind == "full" else -1)
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+@pytest.mark.parametrize("kind", ["empty", "full"])
+def test_collection_is_what_the_openapi_document_says(name: str, kind: str, request: pytest.FixtureRequest) -> None:
+    """Validated with a JSON Schema library against the document that the API itself serves."""
+    jsonschema = pytest.importorskip("jsonschema", reason="needs the package jsonschema")
+    site: Site = request.getfixturevalue(kind)
+    document = site.ask("/api/v1/openapi.json").json()
+    told = document["paths"][f"/api/v1/{name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
+    schema = {**told, "components": document["components"]}
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(site.ask(f"/api/v1/{name}").json())
+
+
+def test_openapi_document_names_every_collection(empty: Site) -> None:
+    """Each path of the API, and no other, with a parameter to choose a target."""
+    document = empty.ask("/api/v1/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) == {f"/api/v1/{name}" for name in COLLECTIONS}
+    for path in document["paths"].values():
+        assert [p["name"] for p in path["get"]["parameters"]] == ["target"]
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+def test_target_chooses(full: Site, name: str) -> None:
+    """?target= keeps what is about it, and nothing is about the other one but that it is there."""
+    every = full.ask(f"/api/v1/{name}").json()
+    assert full.ask(f"/api/v1/{name}?target=chat").json() == [i for i in every if i.get("name", "chat") == "chat"]
+    assert len(full.ask(f"/api/v1/{name}?target=other").json()) == (1 if name == "targets" else 0)
+
+
+@pytest.mark.parametrize("name", COLLECTIONS)
+@pytest.mark.parametrize("target", ["nobody", "", "'; drop table bursts", HOSTILE])
+def test_unknown_target_is_404_with_the_names_there_are(full: Site, name: str, target: str) -> None:
+    """Whoever mistypes a name is told the right ones."""
+    answer = full.ask(str(httpx.URL(f"/api/v1/{name}", params={"target": target})))
+    assert answer.status_code == 404
+    assert answer.json() == {"error": f"no target is named {target!r}", "targets": ["chat", "other"]}
+
+
+def test_page_and_api_hold_no_address_of_a_notifier(full: Site) -> None:
+    """A webhook's URL is a key."""
+    for path in PATHS:
+        assert "127.0.0.1:1/key" not in full.ask(path).text
+
+
+def test_incident_carries_its_cause_and_level(site: Site) -> None:
+    """The API's words are the design's."""
+    add_incident(site.database, evidence={"ratio": 1.31})
+    (incident,) = site.ask("/api/v1/incidents").json()
+    assert (incident["cause"], incident["level"], incident["state"]) == (Cause.MODEL, Level.PAGE, State.FIRING)
+    assert incident["evidence"] == {"ratio": 1.31}

@@ -1,0 +1,126 @@
+"""What is wrong with a configuration, one line per mistake: the key path as it is written in the file, what is allowed.
+
+The rules that several keys must keep together are here too. They are asked of the raw document, so that they are said
+together with every other mistake and not only once the rest is right.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+Place = tuple[str | int, ...]
+_KINDS = ("http", "torch")  # pydantic's tag of a canary's kind: a step of its path, not a key of the file
+_SECRET_KEYS = frozenset({"token", "secret", "headers"})
+_WORDS = {
+    "missing": "is needed",
+    "too_short": "must not be empty",
+    "list_type": "must be a list",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "string_type": "must be a string",
+    "path_type": "must be a string",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "must be true or false"),
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "must be a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "must be a number"),
+}
+"""What pydantic's kinds of error are in the words of a configuration file; others keep pydantic's own."""
+
+
+def describe(error: Mapping[str, Any], raw: Mapping[str, Any], allowed: Mapping[str, Iterable[str]]) -> str:
+    """One line about a pydantic error. A value is shown unless it may hold a secret that was mistyped.
+
+    allowed: the keys of each section, by the section's key (a canary's by its kind, the document's by "").
+    """
+    place: Place = error["loc"]
+    kind, given, message = error["type"], error.get("input"), error["msg"]
+    if kind == "extra_forbidden":
+        section = next((p for p in reversed(place[:-1]) if isinstance(p, str)), "")
+        return f"{path_of(place, raw)}: unknown key; allowed: {', '.join(allowed[section])}"
+    if kind == "union_tag_invalid":
+        place, given = (*place, "kind"), error["ctx"]["tag"]
+        message = f"must be one of {error['ctx']['expected_tags']}"
+    elif kind == "list_type" and isinstance(given, dict):
+        dotted = ".".join(p for p in place if isinstance(p, str))
+        message = f"must be a list of tables: write [[{dotted}]], not [{dotted}]"
+    else:
+        message = _WORDS.get(kind, message.removeprefix("Value error, ").replace("Input should", "must"))
+    path = path_of(place, raw)
+    shown = isinstance(given, (str, int, float, bool)) and not _may_be_secret(place)
+    return f"{path or 'configuration'}: {message}" + (f" (given: {given!r})" if shown else "")
+
+
+def _may_be_secret(place: Place) -> bool:
+    return bool(_SECRET_KEYS.intersection(place)) or (place[:1] == ("notifier",) and "url" in place)
+
+
+def path_of(place: Place, raw: Mapping[str, Any]) -> str:
+    """`target[encoder].canary[0].timeout`: named where the file names it, counted from 0 where it does not."""
+    path, here = "", raw
+    for step in place:
+        if step in _KINDS and not (isinstance(here, dict) and step in here):
+            continue
+        try:
+            here = here[step]  # type: ignore[index]  # a list where step is a number
+        except (KeyError, IndexError, TypeError):
+            here = {}
+        if isinstance(step, int):
+            path += f"[{(here.get('name') if isinstance(here, dict) else None) or step}]"
+        else:
+            path += f".{step}" if path else step
+    return path
+
+
+def broken_rules(raw: Mapping[str, Any]) -> list[str]:
+    """One line for each rule between keys that the document breaks; values of a wrong type are not its business."""
+    targets, notifiers = _tables(raw, "target"), _tables(raw, "notifier")
+    found: list[tuple[Place, str]] = []
+    for kind, tables in (("target", targets), ("notifier", notifiers)):
+        found += [((kind,), f"names must differ (used twice: {name})") for name in _twice(_names(tables))]
+    known = _names(targets)
+    for place, notifier in notifiers:
+        wanted = notifier.get("targets")
+        for name in wanted if isinstance(wanted, list) else ():
+            if name not in known:
+                there = f"there are: {', '.join(known)}"
+                found.append(((*place, "targets"), f"no target is named {name!r}; {there}"))
+    for place, target in targets:
+        found += _rules_of_target(place, target)
+    return [f"{path_of(place, raw)}: {problem}" for place, problem in found]
+
+
+def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    canaries = [((*place, *where), canary) for where, canary in _tables(target, "canary")]
+    for name in _twice([canary.get("name", "default") for _, canary in canaries]):
+        yield (*place, "canary"), f"names must differ within a target (used twice: {name})"
+    for where, canary in canaries:
+        if "json" in canary and "body_file" in canary:
+            yield where, "json and body_file exclude each other"
+    process, recycle = target.get("process"), target.get("recycle")
+    ways = ("pid_file", "port", "parent_pid")
+    if isinstance(process, dict) and sum(way in process for way in ways) != 1:
+        yield (*place, "process"), f"exactly one of {', '.join(ways)} is needed"
+    if target.get("mode") == "act" and recycle is None:
+        yield place, 'mode = "act" needs a [target.recycle] table'
+    if isinstance(recycle, dict):
+        kind = recycle.get("kind")
+        if kind == "process" and process is None:
+            yield place, 'recycle.kind = "process" needs a [target.process] table'
+        if (kind == "command") != ("command" in recycle) and kind in ("command", "process"):
+            needed = 'command = ["program", "argument", ...] is needed with kind = "command" and only there'
+            yield (*place, "recycle"), needed
+
+
+def _tables(raw: Mapping[str, Any], key: str) -> list[tuple[Place, Mapping[str, Any]]]:
+    listed = raw.get(key)
+    return [((key, i), t) for i, t in enumerate(listed) if isinstance(t, dict)] if isinstance(listed, list) else []
+
+
+def _names(tables: Iterable[tuple[Place, Mapping[str, Any]]]) -> list[str]:
+    return [name for _, table in tables if isinstance(name := table.get("name"), str)]
+
+
+def _twice(names: Sequence[Any]) -> list[str]:
+    texts = [name for name in names if isinstance(name, str)]
+    return sorted({name for name in texts if texts.count(name) > 1})
