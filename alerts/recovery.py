@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 from baselines.baseline import Baseline, latencies_of
+from baselines.regression import RegressionPolicy, is_the_machines
 from baselines.verdict import Reason
 from probes.messages import Burst, Outcome
 
@@ -27,21 +28,22 @@ def judge_recovery(
     bursts: Sequence[Burst],
     *,
     baselines: Mapping[str, Baseline | None],
-    line: float,
+    policy: RegressionPolicy,
     reason: str,
     before: int | None,
     after: int | None,
 ) -> Recovery:
     """Judge fresh bursts of all canaries, taken after warm-up.
 
-    line: a median latency above `line` x the baseline's median is still slow (the regression rule's own line).
+    policy: the regression rule's own; a median above its line is still slow. Unless latency was the reason, that is
+    excused when the control got slower too: the machine is busy, and the worker is not to blame for that.
     before, after: memory of all workers in bytes; only a recycle for memory must lower it.
     Missing evidence is no proof: no burst, no usable latency, no memory figure where memory was the reason, or a
     baseline of another identity where latency was, is not recovered.
     """
     canaries = {burst.canary: [b for b in bursts if b.canary == burst.canary] for burst in bursts}
     evidence: dict[str, float | int | str | None] = {"after_memory_bytes": after}
-    findings = [_look_at(own, baselines.get(name), line=line, reason=reason) for name, own in canaries.items()]
+    findings = [_look_at(own, baselines.get(name), policy=policy, reason=reason) for name, own in canaries.items()]
     if reason in MEMORY_REASONS:
         findings.append(_look_at_memory(before, after))
     for finding in findings:
@@ -54,7 +56,7 @@ def judge_recovery(
     )
 
 
-def _look_at(bursts: Sequence[Burst], baseline: Baseline | None, *, line: float, reason: str) -> Recovery:
+def _look_at(bursts: Sequence[Burst], baseline: Baseline | None, *, policy: RegressionPolicy, reason: str) -> Recovery:
     """Of the bursts of one canary, at least one."""
     canary = bursts[0].canary
     bad = next((s.outcome for burst in bursts for s in burst.samples if s.outcome is not Outcome.GOOD), None)
@@ -64,19 +66,31 @@ def _look_at(bursts: Sequence[Burst], baseline: Baseline | None, *, line: float,
     if not medians:
         return Recovery(recovered=False, detail=f"canary {canary}: every sample was tainted, no proof")
     latency_s = median(medians)
-    evidence: dict[str, float | int | str | None] = {f"after_median_s.{canary}": latency_s}
-    if baseline is None or any(burst.identity != baseline.identity for burst in bursts):
-        if baseline is not None and reason == Reason.REGRESSED:
+    compared = _compare(bursts, latency_s, baseline, policy=policy, reason=reason)
+    return replace(compared, evidence={f"after_median_s.{canary}": latency_s, **compared.evidence})
+
+
+def _compare(
+    bursts: Sequence[Burst], latency_s: float, baseline: Baseline | None, *, policy: RegressionPolicy, reason: str
+) -> Recovery:
+    """With the baseline, where there is one of the same identity."""
+    canary = bursts[0].canary
+    if baseline is not None and any(burst.identity != baseline.identity for burst in bursts):
+        if reason == Reason.REGRESSED:
             detail = f"canary {canary} has another input or device than its baseline, no proof"
-            return Recovery(recovered=False, detail=detail, evidence=evidence)
-        detail = f"{canary} answers well (no baseline to compare with)"
-        return Recovery(recovered=True, detail=detail, evidence=evidence)
+            return Recovery(recovered=False, detail=detail)
+        baseline = None
+    if baseline is None:
+        return Recovery(recovered=True, detail=f"{canary} answers well (no baseline to compare with)")
     ratio = latency_s / baseline.median_s
-    evidence[f"after_ratio.{canary}"] = ratio
-    if ratio > line:
-        detail = f"canary {canary} is still {ratio:.2f} x its baseline"
-        return Recovery(recovered=False, detail=detail, evidence=evidence)
-    return Recovery(recovered=True, detail=f"{canary} at {ratio:.2f} x its baseline", evidence=evidence)
+    evidence = {f"after_ratio.{canary}": ratio}
+    said = f"{canary} at {ratio:.2f} x its baseline"
+    if ratio <= policy.line:
+        return Recovery(recovered=True, detail=said, evidence=evidence)
+    if reason != Reason.REGRESSED and is_the_machines(bursts, baseline, policy):
+        detail = f"{said}, but so is its control: the machine is busy"
+        return Recovery(recovered=True, detail=detail, evidence=evidence)
+    return Recovery(recovered=False, detail=f"canary {canary} is still {ratio:.2f} x its baseline", evidence=evidence)
 
 
 def _look_at_memory(before: int | None, after: int | None) -> Recovery:

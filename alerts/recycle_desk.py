@@ -10,8 +10,9 @@ import structlog
 
 from alerts import recycle_store
 from alerts.episode import State
+from alerts.gate import Subject
 from alerts.recycle_store import Episode
-from alerts.recycling import Recycling, Subject
+from alerts.recycling import Recycling
 from baselines.database import Database
 
 LOOK_S = 1.0  # a request made by another process (the command line) is seen within this time

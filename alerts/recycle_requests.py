@@ -9,9 +9,9 @@ from sqlalchemy import Connection
 from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import ENDED, INEFFECTIVE, PASSING, GateReason, Outcome, Trigger, is_too_old, may_recycle
+from alerts.gate import Subject, gather_facts
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
-from alerts.recycling import Subject, gather_facts
 from baselines.verdict import Cause, Level
 
 LOOKED_AT = 1000  # open incidents; far more than a person could read
@@ -61,8 +61,9 @@ def ask_for_age(
 ) -> list[Episode]:
     """Requests for workers past their `max_age`, stored in the caller's transaction."""
     asked = []
+    waiting = {episode.target for episode in recycle_store.under_way(connection)}
     for subject in subjects.values():
-        if subject.policy.max_age_s is None:
+        if subject.policy.max_age_s is None or subject.name in waiting:
             continue
         ages = [(life, uptime) for life in subject.lives() or () if (uptime := subject.uptime_s(life)) is not None]
         if not any(is_too_old(life.key, uptime, subject.policy) for life, uptime in ages):

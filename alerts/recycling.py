@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 from sqlalchemy import Connection
 
@@ -14,102 +13,21 @@ from alerts import store as alert_store
 from alerts.episode import (
     ENDED,
     Event,
-    GateFacts,
     GateReason,
     Outcome,
-    RecyclePolicy,
     State,
     advance,
     may_recycle,
     resume_from,
 )
-from alerts.incident import Incident
-from alerts.incident import State as IncidentState
+from alerts.gate import Subject, gather_facts, workers_meant
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode, Step
-from alerts.recyclers import Recycler
-from baselines import store as history
 from baselines.database import Database
 from probes.messages import Burst, Family, Life
 
 POLL_S = 0.5
 VERIFY_PATIENCE = 4  # caches and clocks settle, and one noisy moment must not count as "did not help"
-
-
-class Subject(Protocol):
-    """What can be recycled: a target as this package needs to see it.
-
-    peers: the other targets of its group; empty without one.
-    """
-
-    name: str
-    mode: str
-    peers: frozenset[str]
-    recycler: Recycler | None
-    drain_s: float
-    ready_timeout_s: float
-    verify_bursts: int
-
-    @property
-    def policy(self) -> RecyclePolicy:
-        """When it may be recycled."""
-
-    def lives(self) -> list[Life] | None:
-        """The workers alive now; None when processes are not watched."""
-
-    def uptime_s(self, life: Life) -> float | None:
-        """How long a worker has been running; None when it is gone."""
-
-    def missing(self) -> str | None:
-        """A signal that should be there and is not; None when all are."""
-
-    def burst(self, *, size: int | None = None) -> list[Burst]:
-        """One burst of each canary, taken now."""
-
-    def memory_bytes(self) -> int | None:
-        """Memory of all workers together, host and device; None when not watched."""
-
-    def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
-        """Whether the target is back in its baseline (`recovery.judge_recovery` on its own baselines)."""
-
-
-def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, now: float) -> GateFacts:
-    """What the gate asks for, as it is at this moment. The episode may be a request that is not stored yet."""
-    incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
-    chosen = _workers_meant(connection, incident, subject)
-    uptimes = [u for life in chosen or () if (u := subject.uptime_s(life)) is not None]
-    others = [e for e in recycle_store.under_way(connection) if e.id != episode.id]
-    return GateFacts(
-        trigger=episode.trigger,
-        mode=subject.mode,
-        has_recycler=subject.recycler is not None,
-        firing=incident is not None and incident.state is IncidentState.FIRING,
-        cause=incident.cause if incident else None,
-        level=incident.level if incident else None,
-        missing=subject.missing(),
-        workers=None if chosen is None else len(chosen),
-        youngest_uptime_s=min(uptimes, default=None),
-        in_flight=any(e.target == subject.name and e.state is not State.SUSPECT for e in others),
-        busy_in_group=sum(e.target in subject.peers and e.state is not State.SUSPECT for e in others),
-        group_size=len(subject.peers) + 1,
-        silenced=alert_store.is_silenced(connection, subject.name, incident.check if incident else None, now=now),
-        acts=recycle_store.acts_since(connection, subject.name, now - subject.policy.budget_window_s),
-        ineffective=recycle_store.ineffective_in_a_row(connection, subject.name),
-        last_ended_at=recycle_store.last_ended_at(connection, subject.name),
-    )
-
-
-def _workers_meant(connection: Connection, incident: Incident | None, subject: Subject) -> list[Life] | None:
-    """The worker the incident is about, none when it is gone; all of them when it is not known; None when not watched.
-
-    A life that was never seen here is not known: the agent names it as it looks inside a container of its own.
-    """
-    lives = subject.lives()
-    if lives is None or incident is None or incident.life is None:
-        return lives
-    named = [life for life in lives if life.key == incident.life]
-    seen = any(key == incident.life for key, *_ in history.lives_seen(connection, subject.name))
-    return named if named or seen else lives
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +100,7 @@ class Recycling:
         with self._database.read() as connection:
             facts = gather_facts(connection, episode, subject, now=now)
             incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
-            meant = _workers_meant(connection, incident, subject)
+            meant = workers_meant(connection, incident, subject)
         reason = may_recycle(facts, subject.policy, now=now)
         if reason is not GateReason.ALLOWED:
             return Happened(event=Event.REFUSED, detail=reason, outcome=Outcome.BLOCKED)
@@ -199,18 +117,32 @@ class Recycling:
             return None
         return Happened(event=Event.DRAINED, detail=f"drained for {subject.drain_s:g} s" if subject.drain_s else "")
 
-    def _act(self, episode: Episode, subject: Subject) -> Happened:
-        assert subject.recycler is not None  # the gate's first question
-        acted = subject.recycler.act(episode.lives_before)
-        if acted.done:
-            return Happened(event=Event.ACTED, detail=acted.detail)
-        return self._failed(episode, Outcome.ACT_FAILED, acted.detail, subject)
+    def _act(self, episode: Episode, subject: Subject) -> Happened | None:
+        """One worker after another where that can be: each is replaced and answers before the next is taken."""
+        recycler, lives = subject.recycler, episode.lives_before
+        assert recycler is not None  # the gate's first question
+        turns = [(life,) for life in lives] if recycler.one_by_one and lives else [lives]
+        said: list[str] = []
+        for number, turn in enumerate(turns, 1):
+            acted = recycler.act(turn)
+            if not acted.done:
+                return self._failed(episode, Outcome.ACT_FAILED, acted.detail, subject)
+            said.append(acted.detail)
+            if number < len(turns):
+                waited = self._until_ready(episode, subject, ended=lives[:number])
+                if waited is None or waited.event is not Event.READY:
+                    return waited
+        return Happened(event=Event.ACTED, detail=", ".join(said))
 
     def _wait_ready(self, episode: Episode, subject: Subject) -> Happened | None:
+        return self._until_ready(episode, subject, ended=episode.lives_before)
+
+    def _until_ready(self, episode: Episode, subject: Subject, *, ended: tuple[Life, ...]) -> Happened | None:
+        """READY, or the failure to become so within ready_timeout_s; None when the daemon is stopping."""
         began = self._monotonic()
         problem = "no answer yet"
         while self._monotonic() - began < subject.ready_timeout_s:
-            problem = self._not_ready(episode, subject)
+            problem = self._not_ready(episode, subject, ended)
             if not problem:
                 return Happened(event=Event.READY, detail=f"ready after {self._monotonic() - began:.1f} s")
             if self._wait(POLL_S):
@@ -219,11 +151,11 @@ class Recycling:
         return self._failed(episode, Outcome.NOT_READY, detail, subject)
 
     @staticmethod
-    def _not_ready(episode: Episode, subject: Subject) -> str:
-        """Why the replacement is not ready; empty when it is: new workers, as many as before, and an answer."""
+    def _not_ready(episode: Episode, subject: Subject, ended: tuple[Life, ...]) -> str:
+        """Why the replacements are not ready; empty when they are: as many workers as before, and an answer."""
         lives = subject.lives()
-        if lives is not None and episode.lives_before:
-            if set(lives) & set(episode.lives_before):
+        if lives is not None and ended:
+            if set(lives) & set(ended):
                 return "an old worker still runs"
             before = episode.evidence.get("before_workers")
             if not lives or (isinstance(before, int) and len(lives) < before):
@@ -239,12 +171,18 @@ class Recycling:
         return Happened(event=Event.WARM, detail="")
 
     def _verify(self, episode: Episode, subject: Subject) -> Happened | None:
-        """The newest verify_bursts rounds must prove it; a young worker gets VERIFY_PATIENCE times as many to do so."""
+        """The newest verify_bursts rounds must prove it, and a new worker must have answered in one of them.
+
+        A young worker gets VERIFY_PATIENCE times as many; with many workers it may take as many rounds to be met.
+        """
         before = episode.evidence.get("before_memory_bytes")
         rounds: deque[list[Burst]] = deque(maxlen=subject.verify_bursts)
         recovery = Recovery(recovered=False, detail="not verified")
-        for number in range(1, VERIFY_PATIENCE * subject.verify_bursts + 1):
+        met: set[str] = set()
+        new = {life.key for life in subject.lives() or ()} - {life.key for life in episode.lives_before}
+        for number in range(1, VERIFY_PATIENCE * (subject.verify_bursts + len(subject.lives() or ())) + 1):
             rounds.append(subject.burst())
+            met |= {s.life for burst in rounds[-1] for s in burst.samples if s.life is not None}
             if number >= subject.verify_bursts:
                 recovery = subject.judge(
                     [burst for each in rounds for burst in each],
@@ -252,14 +190,15 @@ class Recycling:
                     before=before if isinstance(before, int) else None,
                     after=subject.memory_bytes(),
                 )
+            if recovery.recovered and met and new and not met & new:
+                recovery = replace(recovery, recovered=False, detail="no answer came from a new worker, no proof")
             if recovery.recovered:
                 break
             if self._wait(POLL_S):
                 return None
         evidence = dict(recovery.evidence)
         if recovery.recovered:
-            detail = f"verified: {recovery.detail}"
-            return Happened(event=Event.FINISHED, detail=detail, outcome=Outcome.VERIFIED, evidence=evidence)
+            return Happened(event=Event.FINISHED, detail=recovery.detail, outcome=Outcome.VERIFIED, evidence=evidence)
         failed = self._failed(episode, Outcome.NOT_HELPED, recovery.detail, subject)
         event = failed.event if failed.event is Event.HELPLESS else Event.FINISHED
         return replace(failed, event=event, evidence=evidence)

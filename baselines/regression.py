@@ -18,7 +18,7 @@ from statistics import median
 from baselines.baseline import Baseline, changes, controls_of, describe_changes, floor_of, latencies_of
 from baselines.cause import latency_cause, level_of
 from baselines.quantiles import quantile, quantile_ratio
-from baselines.verdict import Check, Evidence, Reason, Status, Verdict
+from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict
 from probes.messages import Burst, Outcome, Sample
 
 MIN_JUDGED_SHARE = 0.5  # of a burst's samples; what is left of a mostly failed burst is no picture of the latency
@@ -88,6 +88,12 @@ def judge_latency(
     if not run or not _passes_gate(run, policy.gate * baseline.p95_s):
         return replace(within, evidence=_measure(seen[-policy.bursts :], baseline))
     return _regressed(within, run, newest.provenance, baseline, policy)
+
+
+def is_the_machines(bursts: Sequence[Burst], baseline: Baseline, policy: RegressionPolicy) -> bool:
+    """Whether the control says that what makes these bursts slow is the machine. False without a control."""
+    seen = [s for burst in bursts if isinstance(s := _see(burst, baseline), _Seen)]
+    return bool(seen) and _cause(seen, {}, baseline, policy) is Cause.ENVIRONMENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,14 +167,7 @@ def _regressed(
     channel = {"channel": _channel(run[-_MEASURED_BURSTS:], baseline)}
     changed = changes(baseline.provenance, provenance)
     named = {"changed": describe_changes(changed)} if changed else {}
-    floors, control_floors = _floor_ratios(run, baseline)
-    cause = latency_cause(
-        changed=changed,
-        floor_ratio=floors,
-        control_floor_ratio=control_floors,
-        control_ratio=_control_ratio(run, baseline),
-        threshold=policy.threshold,
-    )
+    cause = _cause(run, changed, baseline, policy)
     lives = {burst.life for burst in run}
     return replace(
         within,
@@ -180,6 +179,17 @@ def _regressed(
         strikes=1,
         life=lives.pop() if len(lives) == 1 else None,
         evidence={**evidence, **channel, **named},
+    )
+
+
+def _cause(seen: Sequence[_Seen], changed: Mapping[str, object], baseline: Baseline, policy: RegressionPolicy) -> Cause:
+    floors, control_floors = _floor_ratios(seen, baseline)
+    return latency_cause(
+        changed=changed,
+        floor_ratio=floors,
+        control_floor_ratio=control_floors,
+        control_ratio=_control_ratio(seen, baseline),
+        threshold=policy.threshold,
     )
 
 

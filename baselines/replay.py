@@ -149,7 +149,6 @@ def _judge_bursts(bursts: Iterable[Burst], baseline: Baseline | None, policy: Re
 def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:
     every_s = policy.window_s / BUCKETS / JUDGEMENTS_PER_BUCKET
     windows: dict[str, deque[MemorySample]] = {}
-    born_at: dict[str, float] = {}
     due_at: dict[str, float] = {}
     for row, point in enumerate(points):
         window = windows.setdefault(point.life, deque())
@@ -159,8 +158,6 @@ def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterato
         due_at[point.life] = point.at + every_s
         while window[0].at < point.at - policy.lookback_s:
             window.popleft()
-        age_s = point.at - born_at.setdefault(point.life, point.at)
-        window[-1] = replace(point, uptime_s=age_s if point.uptime_s is None else point.uptime_s)
         yield row, judge_memory(list(window), policy, now=point.at)
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from alerts.episode import RecyclePolicy
 from alerts.incident import Incident, State
+from baselines.availability import AvailabilityPolicy
 from baselines.baseline import Baseline
+from baselines.database import Database
+from baselines.leak import LeakPolicy
+from baselines.limits import LimitsPolicy
+from baselines.regression import RegressionPolicy
 from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.messages import Burst, Identity, Outcome, Output, Sample
+from watchdog.target import Policies, Target
 
 NOW = 1_800_000_000.0
 DEADLINE_S = 20.0
@@ -77,6 +84,32 @@ def make_incident(incident_id: str = "i1", **about: Any) -> Incident:
     return Incident(**values | about)
 
 
+def make_target(database: Database, **about: Any) -> Target:
+    """A target without canaries of its own: its bursts are made by the test."""
+    policies = Policies(
+        availability=AvailabilityPolicy(),
+        regression=RegressionPolicy(),
+        leak=LeakPolicy(),
+        limits=LimitsPolicy(),
+        recycle=RecyclePolicy(),
+    )
+    values = {
+        "name": "chat",
+        "mode": "alert",
+        "device": "cpu",
+        "auto_baseline": True,
+        "canaries": {},
+        "expectations": {},
+        "policies": policies,
+        "database": database,
+        "turns": database.path,
+        "now": lambda: NOW,
+        "monotonic": time.monotonic,
+        "sleep": time.sleep,
+    }
+    return Target(**values | about)
+
+
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = DEADLINE_S) -> Any:
     """The first truthy value of the condition; fails with `what` when time is up."""
     deadline = time.monotonic() + timeout_s
@@ -85,8 +118,3 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = DEADL
             return value
         threading.Event().wait(0.01)
     pytest.fail(f"not within {timeout_s:g} s: {what}")
-
-
-def names(items: Sequence[object]) -> list[str]:
-    """Ids for a parametrized table of words."""
-    return [str(item) for item in items]

@@ -17,14 +17,12 @@ from baselines.verdict import Verdict, worst
 from probes.messages import Burst, MemorySample
 from watchdog.target import Target
 
-WINDOW_BURSTS = 60  # the longest run of slow bursts that is pooled; an hour at the default interval
-
 
 def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: float) -> list[Verdict]:
     """Availability, output and latency of one canary after a burst that is not stored yet."""
     policies = target.policies
     baseline = target.load_baseline(connection, burst.canary)
-    earlier = store.bursts_since(connection, burst.target, burst.canary, limit=WINDOW_BURSTS - 1)
+    earlier = store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
     last_good_at = store.last_good_at(connection, burst.target, burst.canary)
     window = [*earlier, burst]
     latency = [

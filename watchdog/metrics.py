@@ -186,7 +186,8 @@ class Metrics:
             for bound, key in (("estimate", "slope_bytes_per_hour"), ("low", "slope_low"), ("high", "slope_high")):
                 slope = evidence.get(key)
                 _set(self.slope, (*labels, bound), slope / 3600 if isinstance(slope, (int, float)) else None)
-            _set(self.exhaustion, (*labels, "estimate"), evidence.get("seconds_to_capacity"))
+            for bound, key in (("estimate", ""), ("low", "_low"), ("high", "_high")):
+                _set(self.exhaustion, (*labels, bound), evidence.get(f"seconds_to_capacity{key}"))
 
     def observe_status(self, target: str, check: Check, status: Status) -> None:
         """The worst status of a check over its subjects."""

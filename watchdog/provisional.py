@@ -46,6 +46,8 @@ class Provisional:
             log.debug("no provisional baseline yet", target=burst.target, canary=burst.canary, why=str(why))
             return
         with self._database.write(durable=True) as connection:
+            if store.active_baseline(connection, *key) is not None:  # a person was quicker, and theirs stands
+                return
             saved = store.save_baseline(connection, baseline)
             why_now = "the first baseline, taken by the daemon"
             store.promote(connection, saved, at=self._now(), by="watchdog", why=why_now)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -101,8 +101,8 @@ class Schedule:
             run,
             "interval",
             seconds=interval_s,
-            # the trigger's first run is at start_date only if that is not past when the scheduler starts
-            start_date=start + timedelta(milliseconds=50),
+            start_date=start,
+            next_run_time=start,  # said, for else a start that is past already would wait for the next interval
             args=args,
             id=job,
             executor=pool,
@@ -113,7 +113,7 @@ class Schedule:
         if target.name in self._busy():
             return
         interval_s = target.canaries[canary].plan.interval_s
-        self._on_late(max(0.0, (self._now() - first - 0.05) % interval_s))
+        self._on_late(max(0.0, (self._now() - first) % interval_s))
         key = (target.name, canary)
         try:
             burst = target.probe(canary, size=1 if key in self._suspects else None)

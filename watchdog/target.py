@@ -130,7 +130,7 @@ class Target:
         return judge_recovery(
             bursts,
             baselines={name: self.baseline(name) for name in self.canaries},
-            line=self.policies.regression.line,
+            policy=self.policies.regression,
             reason=reason,
             before=before,
             after=after,

@@ -18,7 +18,12 @@ class Acted:
 
 
 class Recycler(Protocol):
-    """Kills first, lets the supervisor start again: two copies of a model seldom fit on one GPU."""
+    """Kills first, lets the supervisor start again: two copies of a model seldom fit on one GPU.
+
+    one_by_one: it can take one worker and leave the others alone; then each is replaced before the next is taken.
+    """
+
+    one_by_one: bool
 
     def plan(self, lives: Sequence[Life]) -> list[str]:
         """The steps `act` would take, one line each, for `--dry-run`."""

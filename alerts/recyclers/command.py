@@ -23,6 +23,8 @@ class CommandRecycler:
     means the act is done; anything else, or a time-out, means that it is not known to be.
     """
 
+    one_by_one = False  # what the command restarts is its own choice
+
     def __init__(self, *, target: str, argv: Sequence[str], timeout_s: float) -> None:
         self._target = target
         self._argv = list(argv)

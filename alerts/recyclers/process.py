@@ -20,6 +20,8 @@ class ProcessRecycler:
     wait sleeps that many seconds. grace_s is the time a worker has to finish its requests after TERM.
     """
 
+    one_by_one = True
+
     def __init__(
         self,
         *,

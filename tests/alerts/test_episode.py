@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from builders import NOW
@@ -288,7 +288,7 @@ class TestAge:
         policy = RecyclePolicy(max_age_s=1000.0, max_age_jitter=0.1)
         ages = range(900, 1101, 20)
         too_old = [sum(is_too_old(f"{pid}@77", age, policy) for pid in range(2000)) for age in ages]
-        shares = [(b - a) / 2000 for a, b in zip(too_old, too_old[1:], strict=False)]
+        shares = [(b - a) / 2000 for a, b in pairwise(too_old)]
         assert too_old[0] == 0
         assert too_old[-1] == 2000
         assert all(0.07 < share < 0.13 for share in shares)

@@ -125,7 +125,7 @@ VERIFIED = {
     "reason": "regressed",
     "state": "cooldown",
     "outcome": "verified",
-    "detail": "verified: default at 1.01 x its baseline",
+    "detail": "default at 1.01 x its baseline",
     "requested_at": NOW,
     "acted_at": NOW + 100,
     "ended_at": NOW + 160,
@@ -245,7 +245,7 @@ def test_the_title_says_why_this_message_comes(why: StepReason, event: Event, ti
             "Not recycled: the worker has only just started.",
         ),
         ({}, {"episode": {"state": "wait_ready", "outcome": None}}, "A recycle is under way (wait ready)."),
-        ({}, {"episode": VERIFIED}, "It was recycled and is well again: verified: default at 1.01 x its baseline."),
+        ({}, {"episode": VERIFIED}, "It was recycled and is well again: default at 1.01 x its baseline."),
     ],
 )
 def test_what_was_done_or_why_not(changes: dict, asked: dict, done: str) -> None:
@@ -278,7 +278,7 @@ def test_a_recycle_reports_figures_before_and_after() -> None:
     """The proof that it helped travels with the message."""
     assert recycle_message(VERIFIED, incident=SLOW, now=NOW + 160).text == (
         "RECYCLE: chat was recycled and is well again\n"
-        "Verified: default at 1.01 x its baseline.\n"
+        "Default at 1.01 x its baseline.\n"
         "Why: incident: regressed\n"
         "Acted: 08:01 UTC, 1 min ago, took 1 min\n"
         "Figures: before memory 6.1 GB, after memory 2 GB, after median 101 ms (default)\n" + NEXT

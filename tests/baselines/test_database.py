@@ -96,10 +96,15 @@ class TestWriting:
         self, database: Database, exception: type[BaseException], durable: bool
     ) -> None:
         """All statements or none, whatever went wrong between them; and the lock is free again."""
-        with pytest.raises(exception), database.write(durable=durable) as connection:
-            store.add_burst(connection, make_burst())
-            store.add_burst(connection, make_burst(at=NOW + 1))
-            raise exception
+
+        def half() -> None:
+            with database.write(durable=durable) as connection:
+                store.add_burst(connection, make_burst())
+                store.add_burst(connection, make_burst(at=NOW + 1))
+                raise exception
+
+        with pytest.raises(exception):
+            half()
         assert count(database) == count(database, schema.samples) == 0
         with database.write() as connection:
             store.add_burst(connection, make_burst())

@@ -28,6 +28,11 @@ def test_p95_above_x_means_more_than_five_percent_above_x(count: int) -> None:
     assert np.mean(values > quantile(values, 0.95)) == pytest.approx(0.05)
 
 
+def test_rounding_does_not_move_a_whole_rank() -> None:
+    """0.07 x 100 is 7.000000000000001 to a computer; the 7 % quantile of 1..100 is 7 all the same."""
+    assert quantile(list(range(1, 101)), 0.07) == 7
+
+
 def test_no_values_have_no_quantile() -> None:
     """An empty sample is refused instead of answered with a number."""
     with pytest.raises(ValueError, match="at least one"):

@@ -65,14 +65,17 @@ def test_the_verdict_flips_on_one_number() -> None:
     assert judge(make_bursts(rows), baseline).status is Status.WORSE
 
 
-def test_moved_medians_under_an_unmoved_p95_are_within_baseline() -> None:
-    """The gate: a body that is 16 % slower under the same tail has the same p95, which is what was promised."""
-    row = np.array([0.05] * 9 + [0.2])
-    slower = np.array([0.058] * 9 + [0.2])
-    baseline = make_baseline(np.tile(row, (30, 1)))
-    verdict = judge(make_bursts(np.tile(slower, (8, 1))), baseline)
-    assert verdict.status is Status.OK
-    assert verdict.evidence["ratio"] == pytest.approx(1.0)
+@pytest.mark.parametrize(
+    ("tail", "status"),
+    [(1.0, Status.OK), (1.149, Status.OK), (1.151, Status.WORSE)],
+    ids=["the same tail", "14.9 %", "15.1 %"],
+)
+def test_the_pooled_p95_must_have_moved_too(tail: float, status: Status) -> None:
+    """The gate: medians up by 16 % fire only when the p95 itself, one request in ten, is up by 15 %."""
+    baseline = make_baseline(np.tile([0.05] * 9 + [0.2], (30, 1)))
+    verdict = judge(make_bursts(np.tile([0.058] * 9 + [0.2 * tail], (8, 1))), baseline)
+    assert verdict.status is status
+    assert verdict.evidence["ratio"] == pytest.approx(tail)
 
 
 def test_worse_says_since_when_how_much_and_on_what_evidence() -> None:

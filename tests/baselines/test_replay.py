@@ -101,7 +101,9 @@ def test_two_episodes_are_counted_as_two() -> None:
 
 def test_replay_says_what_the_live_judge_says() -> None:
     """Burst by burst, the last line so far is the live verdict on the same window."""
-    bursts = make_bursts(steady(np.random.default_rng(1), 40) * np.where(np.arange(40) < 20, 1, 1.4)[:, None])
+    ratios = np.where(np.arange(40) < 20, 1.0, 1.4)
+    ratios[[30, 31]] = 1.0  # two fast bursts, which a window of five would take for the end of it
+    bursts = make_bursts(steady(np.random.default_rng(1), 40) * ratios[:, None])
     baseline, policy = make_baseline(steady(np.random.default_rng(2), 30)), RegressionPolicy()
     *lines, _ = replay_bursts(bursts, baseline=baseline, policy=policy)
     for i in range(len(bursts)):

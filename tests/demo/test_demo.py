@@ -14,7 +14,7 @@ from watchdog.demo.story import SCENES
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_demo_catches_tells_and_cures_each_fault() -> None:
-    """Four faults: each caught by the right check with cause `model`, recycled, verified, resolved; nothing else fired."""
+    """Each fault is caught by the right check with cause `model`, recycled, verified, resolved; nothing else fires."""
     done = subprocess.run(
         [sys.executable, "-m", "watchdog.cli.main", "demo", "--json"],
         capture_output=True,

@@ -113,6 +113,6 @@ def test_promtool_accepts_every_expression(tmp_path: Path) -> None:
     rules = [{"record": f"panel:{n}", "expr": query.replace("$target", ".*")} for n, (_, query) in enumerate(QUERIES)]
     panels = tmp_path / "panels.yml"
     panels.write_text(json.dumps({"groups": [{"name": "panels", "rules": rules}]}))  # JSON is YAML
-    for command in (["rules", RULES, panels], ["config", SCRAPE]):
+    for command in (["rules", str(RULES), str(panels)], ["config", str(SCRAPE)]):
         done = subprocess.run(["promtool", "check", *command], capture_output=True, text=True, timeout=60, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

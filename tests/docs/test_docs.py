@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import re
 import shlex
 import tomllib
@@ -23,13 +25,20 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("packaging/*/*.md")])
 README = (ROOT / "README.md").read_text()
 EVERYWHERE = {"--config", "-c", "--json", "--help"}
-BY_DEFAULT = {("baseline",): ("baseline", "take"), ("incidents",): ("incidents", "list")}
+BY_DEFAULT: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("baseline",): ("baseline", "take"),
+    ("incidents",): ("incidents", "list"),
+}
 
 page = pytest.mark.parametrize("path", PAGES, ids=[str(p.relative_to(ROOT)) for p in PAGES])
 
 
 def _fences(text: str, *languages: str) -> list[str]:
-    return [body for language, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S) if language in languages]
+    return [
+        body
+        for language, body in re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if language in languages
+    ]
 
 
 @cache
@@ -64,7 +73,7 @@ def _split(line: str) -> tuple[tuple[str, ...], set[str]]:
 def test_every_command_and_option_is_in_commands_md() -> None:
     """The usage lines of docs/commands.md are the command line, no more and no less."""
     text = (ROOT / "docs" / "commands.md").read_text()
-    usages = re.findall(r"^watchdog .*(?:\n    .*)*", "\n".join(_fences(text, "text")), re.M)
+    usages = re.findall(r"^watchdog .*(?:\n    .*)*", "\n".join(_fences(text, "text")), re.MULTILINE)
     shown = dict(_split(usage) for usage in usages)
     assert len(shown) == len(usages)
     assert shown == {path: options - EVERYWHERE for path, options in _commands().items()}
@@ -73,7 +82,10 @@ def test_every_command_and_option_is_in_commands_md() -> None:
 def test_commands_md_says_which_commands_take_no_configuration_and_no_json() -> None:
     """Its first sentences hold for every command."""
     text = (ROOT / "docs" / "commands.md").read_text()
-    for option, sentence in (("--config", r"Every command but (.*?) takes `-c"), ("--json", r"but ([^.]*?) takes `--json")):
+    for option, sentence in (
+        ("--config", r"Every command but (.*?) takes `-c"),
+        ("--json", r"but ([^.]*?) takes `--json"),
+    ):
         match = re.search(sentence, text)
         assert match is not None
         without = {" ".join(path) for path, options in _commands().items() if option not in options}
@@ -103,8 +115,8 @@ def test_a_command_in_the_text_exists_with_its_options(path: Path) -> None:
 @page
 def test_a_target_of_make_in_the_text_exists(path: Path) -> None:
     """`make X` is in the Makefile."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
-    assert set(re.findall(r"(?:`|^ *)make ([a-z]+)", path.read_text(), re.M)) <= targets
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^ *(?:\$ )?)make ([a-z]+)", path.read_text(), re.MULTILINE)) <= targets
 
 
 def test_the_readme_begins_with_the_two_commands() -> None:
@@ -125,7 +137,9 @@ def test_every_metric_is_in_metrics_md_with_its_type_and_labels() -> None:
         assert isinstance(metric, MetricWrapperBase)
         name = metric._name + ("_total" if metric._type == "counter" else "")
         there.add((name, metric._type, ", ".join(metric._labelnames)))
-    rows = re.findall(r"^\| `(watchdog_\w+)` \| (\w+) \|([^|]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `(watchdog_\w+)` \| (\w+) \|([^|]*)\|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+    )
     assert len(rows) == len(there)
     assert {(name, kind, labels.strip()) for name, kind, labels in rows} == there
 
@@ -148,6 +162,17 @@ def test_configuration_in_the_text_is_valid(path: Path, monkeypatch: pytest.Monk
         parse_config(tomllib.loads("\n".join(pieces)))
 
 
+@page
+def test_python_in_the_text_imports_what_there_is(path: Path) -> None:
+    """A snippet compiles, and its imports are found."""
+    for snippet in _fences(path.read_text(), "python"):
+        tree = ast.parse(snippet)
+        imports = [node for node in tree.body if isinstance(node, ast.ImportFrom)]
+        for node in imports:
+            module = importlib.import_module(node.module or "")
+            assert all(hasattr(module, each.name) for each in node.names)
+
+
 # --- links and versions ---------------------------------------------------------------------------------------------
 
 
@@ -159,7 +184,7 @@ def _anchor(heading: str) -> str:
 @page
 def test_relative_links_resolve(path: Path) -> None:
     """Files that pages link to are there, and so are the headings."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.MULTILINE | re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"[a-z]+:", link):
             continue
@@ -167,7 +192,7 @@ def test_relative_links_resolve(path: Path) -> None:
         target = (path.parent / name) if name else path
         assert target.exists(), link
         if heading:
-            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.M)
+            headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
             assert heading in {_anchor(h) for h in headings}, link
 
 
@@ -190,7 +215,7 @@ def test_files_named_in_the_text_exist(path: Path) -> None:
 def test_the_changelog_knows_the_version() -> None:
     """The newest version in the changelog is the one that is built."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    versions = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    versions = re.findall(r"^## \[([^\]]+)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert next(v for v in versions if v != "Unreleased") == version
 
 

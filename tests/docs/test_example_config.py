@@ -91,7 +91,7 @@ def _keys(model: type[Section]) -> dict[str, FieldInfo]:
 
 
 def _validated(field: FieldInfo, value: object) -> Any:
-    kind = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
+    kind: Any = Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation
     return TypeAdapter(kind).validate_python(value)
 
 

@@ -90,8 +90,6 @@ def test_database_that_cannot_be_written_delays_and_loses_nothing(judge: Judge) 
 
 def test_locked_database_is_waited_for(judge: Judge, database: Database) -> None:
     """The same with a real lock: another process holds the database for longer than the busy time-out."""
-    with database.fast.connect() as connection:
-        connection.exec_driver_sql("PRAGMA busy_timeout = 1")  # the pool gives this connection to the judge as well
 
     def store() -> None:
         with database.fast.connect() as connection:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from watchdog.target import Target
 from watchdog.turns import hold
 
 INTERVAL_S = 0.05
+PLAN = CanaryPlan(interval_s=INTERVAL_S, timeout_s=5.0, size=10, warmup=0, max_busy=1.0)
 
 
 @dataclass
@@ -31,7 +33,7 @@ class FakeCanary:
 
     target: str
     name: str = "default"
-    plan: CanaryPlan = CanaryPlan(interval_s=INTERVAL_S, timeout_s=5.0, size=10, warmup=0, max_busy=1.0)
+    plan: CanaryPlan = PLAN
     outcome: Outcome = Outcome.GOOD
     hanging: bool = False
     broken: bool = False
@@ -170,7 +172,7 @@ def test_spread_stays_within_each_interval(intervals: list[float]) -> None:
 def test_equal_intervals_are_spread_evenly() -> None:
     """A hundred canaries a minute start 0.6 s apart."""
     offsets = spread([60.0] * 100)
-    assert {round(b - a, 9) for a, b in zip(offsets, offsets[1:], strict=False)} == {0.6}
+    assert {round(b - a, 9) for a, b in pairwise(offsets)} == {0.6}
 
 
 # --- probing ----------------------------------------------------------------------------------------------------------

@@ -26,15 +26,16 @@ from watchdog.cli.session import (
     ExitCode,
     Json,
     Refused,
+    TargetName,
     clock,
     err,
     opened,
     out,
     pick,
     print_json,
+    read_duration,
 )
 from watchdog.config import ConfigError
-from watchdog.spelling import parse_duration
 from watchdog.web.api import BaselineSummary, summarise_baseline
 from watchdog.web.page import milliseconds
 
@@ -46,6 +47,8 @@ EXITS = {
     Result.UNDECIDED: ExitCode.UNDECIDED,
     Result.NOT_READY: ExitCode.UNDECIDED,
 }
+
+BaselineId = Annotated[int, typer.Argument(metavar="ID")]
 
 
 class TakeByDefault(TyperGroup):
@@ -60,7 +63,8 @@ class TakeByDefault(TyperGroup):
 def register(app: typer.Typer) -> None:
     group = typer.Typer(
         cls=TakeByDefault,
-        help="Take a baseline of TARGETs (all without one), compare it with the active one, promote it or refuse it.",
+        help="Take a baseline of TARGETs (all without one), compare it with the active one, promote it or refuse it."
+        " Options of taking: watchdog baseline take --help.",
     )
     for command in (take, show_list, show, diff, promote, rollback):
         group.command("list" if command is show_list else None)(command)
@@ -75,7 +79,7 @@ def take(
     label: Annotated[str | None, typer.Option(help="A word for it, for example the release.")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Promote although it is slower or differs.")] = False,
     why: Annotated[str | None, typer.Option(help="Why it is accepted; goes on record with who did.")] = None,
-    wait: Annotated[str, typer.Option(help="Wait so long for the first good answer, for example 10m.")] = "0",
+    wait: Annotated[str, typer.Option(help="Wait so long for the first good answer, for example 10m.")] = "0s",
     apart: Annotated[str | None, typer.Option(help="Time between bursts; 10s, or 1s with --quick.")] = None,
     json: Json = False,
 ) -> None:
@@ -114,14 +118,12 @@ def take(
 
 
 def _plan(*, quick: bool, wait: str, apart: str | None) -> Plan:
-    try:
-        wait_s = parse_duration(wait if wait != "0" else 0)
-        default_s = baselining.QUICK_APART_S if quick else baselining.FULL_APART_S
-        apart_s = default_s if apart is None else parse_duration(apart)
-    except ValueError as error:
-        raise Refused(f"--wait and --apart {error}") from error
-    bursts = baselining.QUICK_BURSTS if quick else baselining.FULL_BURSTS
-    return Plan(bursts=bursts, apart_s=apart_s, wait_s=wait_s)
+    default_s = baselining.QUICK_APART_S if quick else baselining.FULL_APART_S
+    return Plan(
+        bursts=baselining.QUICK_BURSTS if quick else baselining.FULL_BURSTS,
+        apart_s=default_s if apart is None else read_duration("--apart", apart),
+        wait_s=read_duration("--wait", wait),
+    )
 
 
 class _progress:  # noqa: N801  (used as a function)
@@ -225,7 +227,7 @@ def show_list(
         )
 
 
-def show(baseline_id: int, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
+def show(baseline_id: BaselineId, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
     """Show one baseline: its figures, identity and provenance."""
     with opened(config) as (_, database), database.read() as connection:
         baseline = _get(connection, baseline_id)
@@ -239,13 +241,19 @@ def show(baseline_id: int, config: ConfigPath = DEFAULT_CONFIG, json: Json = Fal
     out.print(f"{baseline.target}/{baseline.canary}, taken {clock(baseline.taken_at)}", markup=False)
     out.print("  " + _describe(baseline), markup=False)
     for name, value in {"label": baseline.label, "input": baseline.identity.input_hash, **baseline.provenance}.items():
-        out.print(f"  {name}: {value}", markup=False)
+        if value is not None:
+            out.print(f"  {name}: {value}", markup=False)
     for p in history:
         if p.baseline_id == baseline.id:
             out.print(f"  promoted {clock(p.at)} by {p.by}: {p.why}", markup=False)
 
 
-def diff(a: int, b: int, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
+def diff(
+    a: Annotated[int, typer.Argument(metavar="A")],
+    b: Annotated[int, typer.Argument(metavar="B")],
+    config: ConfigPath = DEFAULT_CONFIG,
+    json: Json = False,
+) -> None:
     """Compare two stored baselines: B against A. Exit codes: 0 not slower, 2 slower, 3 undecided."""
     with opened(config) as (parsed, database), database.read() as connection:
         old, new = _get(connection, a), _get(connection, b)
@@ -269,7 +277,7 @@ def diff(a: int, b: int, config: ConfigPath = DEFAULT_CONFIG, json: Json = False
 
 
 def promote(
-    baseline_id: int,
+    baseline_id: BaselineId,
     why: Annotated[str, typer.Option(help="Goes on record.")] = "promoted by hand",
     config: ConfigPath = DEFAULT_CONFIG,
     json: Json = False,
@@ -283,7 +291,7 @@ def promote(
 
 
 def rollback(
-    target: str,
+    target: TargetName,
     canary: Annotated[str | None, typer.Option(help="Needed when the target has several.")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
     json: Json = False,

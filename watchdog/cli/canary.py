@@ -10,7 +10,18 @@ import typer
 
 from probes.messages import Burst, Family
 from watchdog.bootstrap import build_targets
-from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, opened, out, print_json
+from watchdog.cli.session import (
+    DEFAULT_CONFIG,
+    ConfigPath,
+    ExitCode,
+    Json,
+    Refused,
+    TargetName,
+    err,
+    opened,
+    out,
+    print_json,
+)
 from watchdog.web.page import milliseconds
 
 COLUMNS = ("time", "latency_s", "ok", "reason", "burst", "control_s", "worker")
@@ -21,7 +32,7 @@ def register(app: typer.Typer) -> None:
 
 
 def canary(
-    target: str,
+    target: TargetName,
     config: ConfigPath = DEFAULT_CONFIG,
     record: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Append the samples as CSV for `watchdog replay`.")
@@ -77,7 +88,7 @@ def _print(burst: Burst) -> None:
 
 
 def _record(path: Path, bursts: list[Burst]) -> None:
-    """Append the samples; the header is written once. Only whole bursts are ever added."""
+    """Append the samples; the header is written once. What our own delay may have tainted is left out and counted."""
     try:
         new = not path.exists() or path.stat().st_size == 0
         with path.open("a", newline="") as file:
@@ -96,6 +107,9 @@ def _record(path: Path, bursts: list[Burst]) -> None:
                 )
                 for b in bursts
                 for s in b.samples
+                if not s.tainted
             )
     except OSError as error:
         raise Refused(f"--record {path}: {error.strerror}") from error
+    if tainted := sum(s.tainted for b in bursts for s in b.samples):
+        err.print(f"watchdog: {tainted} sample(s) tainted by our own delay left out of {path}", markup=False)

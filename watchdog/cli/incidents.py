@@ -17,6 +17,8 @@ from alerts.incident import IllegalSignal, Incident
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, Json, Refused, clock, opened, out, print_json
 from watchdog.web.page import duration
 
+IncidentId = Annotated[str, typer.Argument(metavar="ID")]
+
 
 class ListByDefault(TyperGroup):
     """`watchdog incidents` lists; `show` and `ack` are commands of their own."""
@@ -42,8 +44,10 @@ def list_incidents(
     json: Json = False,
 ) -> None:
     """List incidents (the default command)."""
-    with opened(config) as (_, database), database.read() as connection:
+    with opened(config) as (parsed, database), database.read() as connection:
         found = alert_store.list_incidents(connection, target=target, only_open=only_open)
+        if target is not None and not found:
+            parsed.find(target)  # an incident may outlive its target's place in the configuration
     if json:
         print_json(found, list[Incident])
         return
@@ -59,7 +63,7 @@ def list_incidents(
         )
 
 
-def show(incident_id: str, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
+def show(incident_id: IncidentId, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
     """Show one incident with its evidence, its messages and its recycles."""
     with opened(config) as (_, database), database.read() as connection:
         incident = alert_store.find_incident(connection, incident_id)
@@ -102,7 +106,7 @@ def show(incident_id: str, config: ConfigPath = DEFAULT_CONFIG, json: Json = Fal
             out.print(f"    {clock(s.at)} {s.state}{': ' + s.detail if s.detail else ''}", markup=False)
 
 
-def ack(incident_id: str, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
+def ack(incident_id: IncidentId, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
     """Say that you are on it: no more reminders until it gets worse or comes back."""
     with opened(config) as (_, database), database.write(durable=True) as connection:
         try:

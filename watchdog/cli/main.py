@@ -6,12 +6,14 @@ import sys
 from typing import Annotated
 
 import typer
+from sqlalchemy.exc import DatabaseError as SqlError
 
 from baselines.database import DatabaseError
 from watchdog.cli import baseline, canary, demo, incidents, notify, recycle, replay, run, setup, show, silence
 from watchdog.cli.session import ExitCode, Refused, err, out
 from watchdog.config import ConfigError
 from watchdog.metrics import package_version
+from watchdog.turns import Occupied
 
 app = typer.Typer(
     name="watchdog",
@@ -46,18 +48,25 @@ def main() -> None:
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:  # the parser's own errors, whose exit code would be 2
-        err.print(f"watchdog: {error.format_message()}", markup=False)
-        err.print("watchdog: `watchdog --help` and `watchdog COMMAND --help` say what is possible", markup=False)
+        for said in ("Value error, ", "Input should be "):
+            error.message = error.message.replace(said, "must be " if said.startswith("Input") else "")
+        if problem := error.format_message():  # without any arguments it has printed the help and says nothing
+            err.print(f"watchdog: {problem}", markup=False)
+            err.print("watchdog: `watchdog --help` and `watchdog COMMAND --help` say what is possible", markup=False)
         code = ExitCode.USAGE
     except (ConfigError, DatabaseError, Refused) as error:
         for line in str(error).splitlines():
             err.print(f"watchdog: {line}", markup=False)
         code = ExitCode.USAGE
+    except SqlError as error:
+        err.print(f"watchdog: the database cannot be used: {error.orig}", markup=False)
+        code = ExitCode.USAGE
+    except Occupied as error:
+        err.print(f"watchdog: another watchdog holds {error} and did not let go in time; try again", markup=False)
+        code = ExitCode.UNDECIDED
     except (KeyboardInterrupt, typer.Abort):
         err.print("watchdog: interrupted")
         code = ExitCode.USAGE
-    except BrokenPipeError:
-        code = ExitCode.FINE  # the reader (head, less) has seen enough
     sys.exit(int(code or 0))
 
 

@@ -10,13 +10,25 @@ import typer
 
 from alerts import recycle_store
 from alerts.episode import ENDED, GateReason, Outcome, State, Trigger, may_recycle
+from alerts.gate import gather_facts
 from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
-from alerts.recycling import Recycling, gather_facts
+from alerts.recycling import Recycling
 from alerts.wording import REFUSALS
 from baselines.database import Database
 from watchdog.bootstrap import build_metrics, build_routes, build_targets, build_transport, lock_path, new_episode_id
-from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, clock, opened, out, print_json
+from watchdog.cli.session import (
+    DEFAULT_CONFIG,
+    ConfigPath,
+    ExitCode,
+    Json,
+    Refused,
+    TargetName,
+    clock,
+    opened,
+    out,
+    print_json,
+)
 from watchdog.config import Config
 from watchdog.effects import Effects
 from watchdog.target import Target
@@ -30,7 +42,7 @@ def register(app: typer.Typer) -> None:
 
 
 def recycle(
-    target: str,
+    target: TargetName,
     config: ConfigPath = DEFAULT_CONFIG,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the gate's answer and the steps; do nothing.")
@@ -45,7 +57,10 @@ def recycle(
         if reset:
             with database.write(durable=True) as connection:
                 recycle_store.reset_breaker(connection, target, at=time.time(), by=getpass.getuser())
-            out.print(f"the breaker of {target} is closed", markup=False)
+            if json:
+                print_json({"target": target, "breaker": "closed"})
+            else:
+                out.print(f"the breaker of {target} is closed", markup=False)
             return
         targets = build_targets(parsed, database)
         asked = request(target, Trigger.HAND, why, None, now=time.time(), new_id=new_episode_id)

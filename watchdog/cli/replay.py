@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
-import sys
+import os
 import time
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -26,9 +26,19 @@ from baselines.replay import (
     replay_memory,
 )
 from watchdog.bootstrap import policies_of
-from watchdog.cli.session import DEFAULT_CONFIG, ExitCode, Json, Refused, err, opened, out
+from watchdog.cli.session import (
+    CONFIG_VARIABLE,
+    DEFAULT_CONFIG,
+    ExitCode,
+    Json,
+    Refused,
+    err,
+    opened,
+    out,
+    print_line,
+    read_duration,
+)
 from watchdog.config import load_config
-from watchdog.spelling import parse_duration
 
 Line = Mapping[str, Any]
 MAX_STORED_BURSTS = 50_000
@@ -62,7 +72,7 @@ def replay(
         if file is not None:
             lines = _from_file(file, metric, baseline_rows, regression, leak)
         elif target is not None:
-            lines = _from_store(config or DEFAULT_CONFIG, target, canary, since, metric, regression, leak)
+            lines = _from_store(_config_or_default(config), target, canary, since, metric, regression, leak)
         else:
             raise Refused("name a file, or a --target whose history is to be judged")
         statuses = _print(lines, json=json)
@@ -78,7 +88,7 @@ def _policies(
 ) -> tuple[RegressionPolicy, LeakPolicy]:
     regression, leak = RegressionPolicy(), LeakPolicy()
     if target is not None:
-        policies = policies_of(load_config(config or DEFAULT_CONFIG).find(target))
+        policies = policies_of(load_config(_config_or_default(config)).find(target))
         regression, leak = policies.regression, policies.leak
     for change in what_if:
         if metric is Metric.LATENCY:
@@ -88,14 +98,21 @@ def _policies(
     return regression, leak
 
 
+def _config_or_default(config: Path | None) -> Path:
+    """The variable is looked at only where a configuration is needed: a file is judged alike wherever it is."""
+    return config or Path(os.environ.get(CONFIG_VARIABLE, DEFAULT_CONFIG))
+
+
 def _from_file(
     file: Path, metric: Metric, baseline_rows: str | None, regression: RegressionPolicy, leak: LeakPolicy
 ) -> Iterable[Line]:
     try:
         with file.open(newline="") as opened_file:
             text = opened_file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise Refused(f"{file}: {error}") from error
+    except OSError as error:
+        raise Refused(f"{file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Refused(f"{file}: not UTF-8 text") from error
     if metric is Metric.MEMORY:
         if baseline_rows is not None:
             raise Refused("--baseline-rows is for --metric latency")
@@ -120,10 +137,7 @@ def _from_store(
     regression: RegressionPolicy,
     leak: LeakPolicy,
 ) -> Iterable[Line]:
-    try:
-        begin = time.time() - parse_duration(since)
-    except ValueError as error:
-        raise Refused(f"--since {error}") from error
+    begin = time.time() - read_duration("--since", since)
     with opened(config) as (parsed, database), database.read() as connection:
         section = parsed.find(target)
         if metric is Metric.MEMORY:
@@ -152,7 +166,7 @@ def _print(lines: Iterable[Line], *, json: bool) -> set[str]:
         if line["type"] == "verdict":
             statuses.add(str(line["status"]))
         if json:
-            sys.stdout.write(jsonlib.dumps(line) + "\n")
+            print_line(jsonlib.dumps(line))
         else:
             out.print(_say(line), markup=False)
     return statuses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -18,6 +18,7 @@ from rich.console import Console
 from baselines.database import Database, open_database
 from watchdog.config import Config, TargetSection, load_config
 from watchdog.migrations.migrate import bring_up_to_date
+from watchdog.spelling import parse_duration
 
 
 class ExitCode(IntEnum):
@@ -33,14 +34,38 @@ class Refused(Exception):  # noqa: N818  (the name says what happened)
     """The command cannot do what it was asked to; the message says why and what is possible. Exit code 1."""
 
 
+CONFIG_VARIABLE = "WATCHDOG_CONFIG"
 ConfigPath = Annotated[
-    Path, typer.Option("-c", "--config", metavar="FILE", envvar="WATCHDOG_CONFIG", help="The configuration file.")
+    Path, typer.Option("-c", "--config", metavar="FILE", envvar=CONFIG_VARIABLE, help="The configuration file.")
 ]
+TargetName = Annotated[str, typer.Argument(metavar="TARGET")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one document.")]
 DEFAULT_CONFIG = Path("config.toml")
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """The reader (head, less) has seen enough: go on in silence, for the exit code still counts."""
+        self.quiet = True
+        _forget_stdout()
+
+
+def _forget_stdout() -> None:
+    """Let what is still to be written vanish; a closed pipe would make the interpreter complain at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+# emoji: else "A:B:" would be printed as "A" and a picture
+out = _Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+
+
+def read_duration(option: str, text: str) -> float:
+    """Seconds. Raises Refused that names the option."""
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise Refused(f"{option} {error} (given: {text!r})") from error
 
 
 @contextmanager
@@ -60,12 +85,18 @@ def pick(config: Config, names: list[str] | None) -> list[TargetSection]:
     return [config.find(name) for name in names] if names else list(config.target)
 
 
-def print_json(value: Any, type_: Any = None) -> None:
+def print_json(value: Any, type_: Any = Any) -> None:
     """Print a value as JSON on standard output: dataclasses by their fields, NaN as null."""
-    if type_ is None:
-        sys.stdout.write(json.dumps(value, default=str) + "\n")
-    else:
-        sys.stdout.write(TypeAdapter(type_).dump_json(value).decode() + "\n")
+    print_line(TypeAdapter(type_).dump_json(value).decode())
+
+
+def print_line(text: str) -> None:
+    """Print a line for a program on standard output, whether it still reads or not."""
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _forget_stdout()
 
 
 def clock(at: float | None) -> str:

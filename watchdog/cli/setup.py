@@ -25,6 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def init(
     path: Annotated[Path, typer.Argument(help="The file to write.")] = DEFAULT_CONFIG,
+    json: Json = False,
 ) -> None:
     """Write a small configuration to start from."""
     text = resources.files("watchdog.cli").joinpath("starter.toml").read_text()
@@ -35,7 +36,10 @@ def init(
         raise Refused(f"{path} exists and was left as it is; name another file") from None
     except OSError as error:
         raise Refused(f"{path}: {error.strerror}") from error
-    out.print(f"wrote {path}; edit it, then: watchdog check --live -c {path}", markup=False)
+    if json:
+        print_json({"wrote": str(path)})
+    else:
+        out.print(f"wrote {path}; edit it, then: watchdog check --live -c {path}", markup=False)
 
 
 def check(

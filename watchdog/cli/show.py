@@ -18,8 +18,19 @@ from probes.expectation import Expectation
 from probes.messages import Outcome, Snapshot
 from probes.worker import ProbeError
 from watchdog.bootstrap import build_targets, policies_of
-from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, clock, opened, out, print_json
-from watchdog.spelling import parse_duration
+from watchdog.cli.session import (
+    DEFAULT_CONFIG,
+    ConfigPath,
+    ExitCode,
+    Json,
+    Refused,
+    TargetName,
+    clock,
+    opened,
+    out,
+    print_json,
+    read_duration,
+)
 from watchdog.status import TargetStatus, read_targets
 from watchdog.web.page import duration, milliseconds, share
 
@@ -80,7 +91,7 @@ def _print_status(target: TargetStatus) -> None:
 
 
 def history(
-    target: str,
+    target: TargetName,
     config: ConfigPath = DEFAULT_CONFIG,
     since: Annotated[str, typer.Option(help="How far back, for example 30d.")] = "7d",
     json: Json = False,
@@ -88,7 +99,7 @@ def history(
     """Changes of verdict of TARGET, newest first."""
     with opened(config) as (parsed, database), database.read() as connection:
         parsed.find(target)
-        found = store.verdict_history(connection, target, since=time.time() - _seconds("--since", since))
+        found = store.verdict_history(connection, target, since=time.time() - read_duration("--since", since))
     if json:
         print_json(found, list[Verdict])
         return
@@ -100,7 +111,7 @@ def history(
         out.print(f"{v.check:<13}{v.subject:<12}{v.reason}, cause {v.cause}, level {v.level}", markup=False)
 
 
-def headroom(target: str, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
+def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
     """Memory of each worker: how much is left and, if it grows, for how long. Exit codes: 0, 2 growing, 3 unknown."""
     rows: list[dict[str, Any]] = []
     with opened(config) as (parsed, database), database.read() as connection:
@@ -143,7 +154,7 @@ def headroom(target: str, config: ConfigPath = DEFAULT_CONFIG, json: Json = Fals
 
 
 def profile(
-    target: str,
+    target: TargetName,
     config: ConfigPath = DEFAULT_CONFIG,
     canary: Annotated[str | None, typer.Option(help="Needed when the target has several torch canaries.")] = None,
     take: Annotated[bool, typer.Option("--take", help="Take a new snapshot first.")] = False,
@@ -193,7 +204,7 @@ def _print_snapshot(snapshot: Snapshot, *, json: bool) -> None:
 
 
 def verify(
-    model: Annotated[str, typer.Argument(help="A .pt2 or .pt file, or module:factory.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .pt2 or .pt file, or module:factory.")],
     shape: Annotated[str, typer.Option(help="Shape of the input, for example 1,16.")] = "1",
     dtype: Annotated[str, typer.Option(help="dtype of the input.")] = "float32",
     weights: Annotated[Path | None, typer.Option(help="Weights for module:factory (weights_only).")] = None,
@@ -245,10 +256,3 @@ def verify(
         same = "gives the same answer each time" if len(hashes) == 1 else "gives DIFFERENT answers to the same input"
         out.print(f"ok   {model}: {same}, p50 {milliseconds(p50_s)}{loaded}", markup=False)
     raise typer.Exit(ExitCode.WORSE if failed or len(hashes) != 1 else ExitCode.FINE)
-
-
-def _seconds(option: str, text: str) -> float:
-    try:
-        return parse_duration(text)
-    except ValueError as error:
-        raise Refused(f"{option} {error}") from error

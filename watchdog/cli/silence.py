@@ -11,8 +11,17 @@ import typer
 from alerts import store as alert_store
 from alerts.store import EVERYTHING, Silence
 from baselines.verdict import Check
-from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, Json, Refused, clock, opened, out, print_json
-from watchdog.spelling import parse_duration
+from watchdog.cli.session import (
+    DEFAULT_CONFIG,
+    ConfigPath,
+    Json,
+    Refused,
+    clock,
+    opened,
+    out,
+    print_json,
+    read_duration,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +30,7 @@ def register(app: typer.Typer) -> None:
 
 def silence(
     target: Annotated[str | None, typer.Argument(help="A target, or '*' for all; lists silences without one.")] = None,
-    length: Annotated[str, typer.Option("--for", help="How long, for example 2h.")] = "1h",
+    length: Annotated[str | None, typer.Option("--for", help="How long, for example 2h; 1h without it.")] = None,
     why: Annotated[str, typer.Option(help="Goes on record.")] = "",
     check: Annotated[Check | None, typer.Option(help="Only this check.")] = None,
     end: Annotated[int | None, typer.Option(metavar="ID", help="End a silence now.")] = None,
@@ -30,6 +39,11 @@ def silence(
 ) -> None:
     """Silence a target; list silences; end one."""
     now = time.time()
+    if target is None and (length or why or check):
+        raise Refused("which target? Name one, or '*' for all")
+    until = now + read_duration("--for", length or "1h")
+    if until <= now:
+        raise Refused(f"--for must be longer than nothing (given: {length!r})")
     with opened(config) as (parsed, database):
         with database.write(durable=True) as connection:
             if end is not None and not alert_store.end_silence(connection, end, now=now):
@@ -37,10 +51,6 @@ def silence(
             if target is not None:
                 if target != EVERYTHING:
                     parsed.find(target)
-                try:
-                    until = now + parse_duration(length)
-                except ValueError as error:
-                    raise Refused(f"--for {error}") from error
                 alert_store.add_silence(
                     connection,
                     Silence(

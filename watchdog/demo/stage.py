@@ -151,8 +151,11 @@ class Stage:
             raise StageError(f"the fault {fault['kind']} could not be injected: {error}") from error
 
     def health_status(self) -> int:
-        """What /health of the server says."""
-        return httpx.get(f"http://127.0.0.1:{self.server_port}/health", timeout=2.0).status_code
+        """What /health of the server says. Raises StageError when it says nothing."""
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.server_port}/health", timeout=2.0).status_code
+        except httpx.HTTPError as error:
+            raise StageError(f"/health does not answer: {error}") from error
 
     def run(self, *args: str) -> subprocess.CompletedProcess[str]:
         """Run a `watchdog` command to its end."""

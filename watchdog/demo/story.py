@@ -150,7 +150,7 @@ def _play(stage: Stage, scene: Scene, screen: Console, problems: list[str]) -> d
             f"{scene.title}: recycle {episode['outcome'] + ': ' + episode['detail'] if episode else 'missing'}"
         )
         return seen
-    screen.print(f"   [green]recycled[/] and {episode['detail']}")
+    screen.print(f"   [green]recycled[/] and verified: {episode['detail']}")
     resolved = stage.wait_for_event("resolved", check=scene.check, start=start, timeout_s=CURE_TIMEOUT_S)
     if resolved is None:
         problems.append(f"{scene.title}: the incident did not resolve within {CURE_TIMEOUT_S:g} s")

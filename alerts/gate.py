@@ -1,0 +1,95 @@
+"""What can be recycled, and the facts by which the gate (`episode.may_recycle`) decides whether it may be, now."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from sqlalchemy import Connection
+
+from alerts import recycle_store
+from alerts import store as alert_store
+from alerts.episode import GateFacts, RecyclePolicy, State
+from alerts.incident import Incident
+from alerts.incident import State as IncidentState
+from alerts.recovery import Recovery
+from alerts.recycle_store import Episode
+from alerts.recyclers import Recycler
+from baselines import store as history
+from probes.messages import Burst, Life
+
+
+class Subject(Protocol):
+    """What can be recycled: a target as this package needs to see it.
+
+    peers: the other targets of its group; empty without one.
+    """
+
+    name: str
+    mode: str
+    peers: frozenset[str]
+    recycler: Recycler | None
+    drain_s: float
+    ready_timeout_s: float
+    verify_bursts: int
+
+    @property
+    def policy(self) -> RecyclePolicy:
+        """When it may be recycled."""
+
+    def lives(self) -> list[Life] | None:
+        """The workers alive now; None when processes are not watched."""
+
+    def uptime_s(self, life: Life) -> float | None:
+        """How long a worker has been running; None when it is gone."""
+
+    def missing(self) -> str | None:
+        """A signal that should be there and is not; None when all are."""
+
+    def burst(self, *, size: int | None = None) -> list[Burst]:
+        """One burst of each canary, taken now."""
+
+    def memory_bytes(self) -> int | None:
+        """Memory of all workers together, host and device; None when not watched."""
+
+    def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
+        """Whether the target is back in its baseline (`recovery.judge_recovery` on its own baselines)."""
+
+
+def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, now: float) -> GateFacts:
+    """What the gate asks for, as it is at this moment. The episode may be a request that is not stored yet."""
+    incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
+    chosen = workers_meant(connection, incident, subject)
+    uptimes = [u for life in chosen or () if (u := subject.uptime_s(life)) is not None]
+    others = [e for e in recycle_store.under_way(connection) if e.id != episode.id]
+    return GateFacts(
+        trigger=episode.trigger,
+        mode=subject.mode,
+        has_recycler=subject.recycler is not None,
+        firing=incident is not None and incident.state is IncidentState.FIRING,
+        cause=incident.cause if incident else None,
+        level=incident.level if incident else None,
+        missing=subject.missing(),
+        workers=None if chosen is None else len(chosen),
+        youngest_uptime_s=min(uptimes, default=None),
+        in_flight=any(e.target == subject.name and e.state is not State.SUSPECT for e in others),
+        busy_in_group=sum(e.target in subject.peers and e.state is not State.SUSPECT for e in others),
+        group_size=len(subject.peers) + 1,
+        silenced=alert_store.is_silenced(connection, subject.name, incident.check if incident else None, now=now),
+        acts=recycle_store.acts_since(connection, subject.name, now - subject.policy.budget_window_s),
+        ineffective=recycle_store.ineffective_in_a_row(connection, subject.name),
+        last_ended_at=recycle_store.last_ended_at(connection, subject.name),
+    )
+
+
+def workers_meant(connection: Connection, incident: Incident | None, subject: Subject) -> list[Life] | None:
+    """The worker the incident is about, none when it is gone; all of them when it is not known; None when not watched.
+
+    A life that was never seen here is not known: the agent names it as it looks inside a container of its own.
+    """
+    lives = subject.lives()
+    if lives is None or incident is None or incident.life is None:
+        return lives
+    named = [life for life in lives if life.key == incident.life]
+    seen = any(key == incident.life for key, *_ in history.lives_seen(connection, subject.name))
+    return named if named or seen else lives

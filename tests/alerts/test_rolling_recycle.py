@@ -1,0 +1,76 @@
+"""Several workers: one after another, and the proof must come from a new one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+from builders import Clock
+from subject import Server
+
+from alerts.episode import Outcome, State, Trigger
+from alerts.recycle_requests import request
+from alerts.recycle_store import Episode
+from alerts.recycling import Recycling
+from baselines.database import Database
+from probes.messages import Burst, Life
+
+A, B, C = (Life(pid=pid, start_ticks=100) for pid in (11, 12, 13))
+STRANGER = "99@5"
+
+
+@dataclass
+class Pool(Server):
+    """Answers carry the life that gave them: the newest worker, or a stranger (another replica behind one address)."""
+
+    answering: str = "worker"
+
+    def burst(self, *, size: int | None = None) -> list[Burst]:
+        life = self.workers[-1].key if self.workers and self.answering == "worker" else STRANGER
+        return [replace(b, samples=tuple(replace(s, life=life) for s in b.samples)) for b in super().burst(size=size)]
+
+
+def run(database: Database, server: Pool) -> Episode:
+    clock = Clock()
+
+    def wait(seconds: float) -> bool:
+        clock.at += seconds
+        return False
+
+    recycling = Recycling(database, tell=lambda *_: None, now=clock, monotonic=clock, wait=wait)
+    asked = request(server.name, Trigger.HAND, "by hand", None, now=clock.at, new_id=lambda: "r1")
+    return recycling.run(asked, server)
+
+
+def test_workers_are_taken_one_after_another(database: Database) -> None:
+    """Each worker is acted on alone, and the next only when the one before is replaced and answers."""
+    server = Pool(workers=[A, B, C], one_by_one=True)
+    ended = run(database, server)
+    assert (ended.state, ended.outcome) == (State.COOLDOWN, Outcome.VERIFIED)
+    assert server.acts == [(A,), (B,), (C,)]
+
+
+def test_next_worker_is_spared_when_the_first_is_not_replaced(database: Database) -> None:
+    """One worker did not come back: the others, which still serve, are left alone."""
+    server = Pool(workers=[A, B, C], one_by_one=True, replacements=[])
+    ended = run(database, server)
+    assert (ended.state, ended.outcome) == (State.ESCALATED, Outcome.NOT_READY)
+    assert server.acts == [(A,)]
+    assert "2 of 3 workers run" in ended.detail
+
+
+def test_a_recycler_that_takes_all_is_called_once(database: Database) -> None:
+    """A restart command restarts everything by itself."""
+    server = Pool(workers=[A, B])
+    assert run(database, server).outcome is Outcome.VERIFIED
+    assert server.acts == [(A, B)]
+
+
+@pytest.mark.parametrize(
+    ("answering", "outcome"),
+    [("worker", Outcome.VERIFIED), ("stranger", Outcome.NOT_HELPED)],
+    ids=["a new worker", "somebody else"],
+)
+def test_only_an_answer_of_a_new_worker_is_proof(database: Database, answering: str, outcome: Outcome) -> None:
+    """Good answers of workers that were never recycled prove nothing about the one that was."""
+    assert run(database, Pool(workers=[A, B], one_by_one=True, answering=answering)).outcome is outcome

@@ -1,0 +1,546 @@
+"""One trip of the data on a real database: what a result means is stored with it, or not at all."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pytest
+from builders import NOW, Clock, make_baseline, make_burst, make_target
+from prometheus_client import CollectorRegistry
+from sqlalchemy import event, func, select
+from sqlalchemy.exc import IntegrityError
+from structlog.testing import capture_logs
+
+from alerts import delivery_store, recycle_store
+from alerts import store as alert_store
+from alerts.delivery_store import Delivery
+from alerts.episode import GateReason, Outcome, RecyclePolicy, State, Trigger
+from alerts.incident import Incident
+from alerts.incident import State as IncidentState
+from alerts.message import Message, webhook_payload
+from alerts.notifiers.delivery import Route
+from alerts.recycle_store import Episode
+from alerts.store import Silence
+from baselines import schema, store
+from baselines.database import Database
+from baselines.verdict import Cause, Check, Level, Reason, Status
+from probes.messages import Burst, Life, MemorySample
+from probes.messages import Outcome as Answer
+from watchdog.effects import Effects
+from watchdog.metrics import Metrics
+from watchdog.pipeline import Pipeline
+from watchdog.target import Target
+
+WORKER = Life(pid=7, start_ticks=100)
+HUNG = {"workers_alive": 1, "worker_cpu": 0.0}  # alive and idle while it is asked: its own fault
+
+
+class Ops:
+    """A notifier that nothing is sent through: the outbox has its own tests."""
+
+    name = "ops"
+    timeout_s = 5.0
+
+    def render(self, message: Message) -> dict[str, Any]:
+        return webhook_payload(message)
+
+    def send(self, payload: object, *, key: str) -> None:
+        raise NotImplementedError
+
+
+@dataclass
+class Workers:
+    """The workers of a target as the pipeline asks for them."""
+
+    lives: list[Life] = field(default_factory=lambda: [WORKER])
+
+    def find(self) -> dict[int, Life]:
+        return dict(enumerate(self.lives))
+
+    def sample(self, now: float) -> list[MemorySample]:
+        return []
+
+
+class Bench:
+    """The real pipeline and effects on a real database; bursts come from the test."""
+
+    def __init__(self, database: Database, **target: object) -> None:
+        self.database = database
+        self.clock = Clock()
+        self.workers = Workers()
+        self.target: Target = make_target(database, **{"workers": self.workers, **target})
+        self.woken = 0
+        self.start()
+
+    def start(self) -> None:
+        """As a daemon that starts: nothing is remembered but what is in the database."""
+        self.metrics = Metrics(CollectorRegistry(), targets={"chat": ["default"]}, notifiers=["ops"])
+        numbers = itertools.count()
+        self.effects = Effects(
+            {"chat": self.target},
+            [Route(notifier=Ops())],
+            self.metrics,
+            now=self.clock,
+            new_id=lambda: f"recycle-{next(numbers)}-{self.clock.at}",
+            changed=self.wake,
+        )
+        with self.database.read() as connection:
+            self.effects.restore(connection)
+        self.pipeline = Pipeline(self.database, {"chat": self.target}, self.effects, now=self.clock)
+
+    def wake(self) -> None:
+        self.woken += 1
+
+    def take(self, *outcomes: Answer, **about: object) -> None:
+        """One burst, a minute after the one before."""
+        self.clock.at += 60
+        self.pipeline.take_burst(self.burst(*outcomes, **about))
+
+    def burst(self, *outcomes: Answer, **about: object) -> Burst:
+        return make_burst(*outcomes, **{"at": self.clock.at, **about})
+
+    def baseline(self) -> None:
+        with self.database.write() as connection:
+            store.promote(connection, store.save_baseline(connection, make_baseline()), at=NOW, by="ana", why="")
+
+    def count(self, name: str) -> int:
+        with self.database.read() as connection:
+            return connection.execute(select(func.count()).select_from(schema.metadata.tables[name])).scalar_one()
+
+    def counts(self) -> dict[str, int]:
+        return {name: self.count(name) for name in schema.metadata.tables}
+
+    @property
+    def incidents(self) -> list[Incident]:
+        with self.database.read() as connection:
+            return alert_store.list_incidents(connection)
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        with self.database.read() as connection:
+            return list(reversed(delivery_store.list_deliveries(connection)))
+
+    @property
+    def told(self) -> list[str]:
+        return [delivery.event for delivery in self.deliveries]
+
+    @property
+    def recycles(self) -> list[Episode]:
+        with self.database.read() as connection:
+            return list(reversed(recycle_store.list_episodes(connection)))
+
+    def verdicts(self, check: Check) -> list[tuple[Status, Reason]]:
+        """Stored verdicts, oldest first."""
+        with self.database.read() as connection:
+            found = store.verdict_history(connection, "chat")
+        return [(v.status, v.reason) for v in reversed(found) if v.check is check]
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        return self.metrics.registry.get_sample_value(name, labels)
+
+
+@pytest.fixture
+def bench(database: Database) -> Bench:
+    return Bench(database)
+
+
+class TestFiring:
+    def test_availability_fires_on_three_bad_bursts_of_five(self, bench: Bench) -> None:
+        """Two change nothing but a pending incident that nobody hears of; the third is told, once."""
+        for outcomes in ([Answer.TIMEOUT], [], [Answer.TIMEOUT], []):
+            bench.take(*outcomes, **HUNG)
+            assert [i.state for i in bench.incidents] == [IncidentState.PENDING]
+            assert (bench.told, bench.recycles, bench.woken) == ([], [], 0)
+        bench.take(Answer.TIMEOUT, **HUNG)
+        (incident,) = bench.incidents
+        assert (incident.state, incident.check, incident.reason) == (
+            IncidentState.FIRING,
+            Check.AVAILABILITY,
+            Reason.TIMEOUT,
+        )
+        assert bench.told == ["firing"]
+        assert bench.woken == 1
+        bench.take(Answer.TIMEOUT, **HUNG)
+        assert bench.told == ["firing"]
+
+    def test_two_bad_bursts_of_six_never_fire(self, bench: Bench) -> None:
+        """The first has left the window when the third comes."""
+        for outcomes in ([Answer.TIMEOUT], [Answer.TIMEOUT], [], [], [], [Answer.TIMEOUT]):
+            bench.take(*outcomes, **HUNG)
+        assert bench.told == []
+
+    def test_a_wrong_output_fires_at_the_second_running(self, bench: Bench) -> None:
+        """In one burst or in two."""
+        bench.take(Answer.GOOD, Answer.DRIFTED)
+        assert bench.told == []
+        bench.take(Answer.DRIFTED)
+        assert bench.told == ["firing"]
+        assert [(i.check, i.cause) for i in bench.incidents] == [(Check.OUTPUT, Cause.MODEL)]
+
+    def test_a_slowdown_fires_when_its_detector_says_so(self, bench: Bench) -> None:
+        """Five slow bursts against the stored baseline; a new baseline counts at once."""
+        bench.baseline()
+        for _ in range(5):
+            bench.take(latency_s=0.065)
+        (incident,) = bench.incidents
+        assert (incident.check, incident.reason, incident.state) == (
+            Check.LATENCY,
+            Reason.REGRESSED,
+            IncidentState.FIRING,
+        )
+        assert incident.since == NOW + 60
+        assert bench.verdicts(Check.LATENCY)[-1] == (Status.WORSE, Reason.REGRESSED)
+
+    def test_memory_is_judged_per_worker_and_stored(self, bench: Bench) -> None:
+        """Each life by itself, as `slot N`; a limit on the share of memory fires at once."""
+        limits = replace(bench.target.policies.limits, memory_ratio=0.9)
+        bench.target.policies = replace(bench.target.policies, limits=limits)
+        samples = [
+            MemorySample(
+                target="chat", slot=slot, life=life, at=NOW, host_anon_bytes=used, capacity_bytes=100, uptime_s=9999.0
+            )
+            for slot, life, used in ((0, WORKER.key, 50), (1, "8@100", 95))
+        ]
+        bench.pipeline.take_memory("chat", samples)
+        (incident,) = bench.incidents
+        assert (incident.check, incident.subject, incident.life, incident.reason) == (
+            Check.MEMORY,
+            "slot 1",
+            "8@100",
+            Reason.LIMIT_EXCEEDED,
+        )
+        assert bench.count("memory_samples") == 2
+        assert bench.count("lives") == 2
+
+    def test_it_resolves_after_three_good_bursts_and_tells_who_was_told(self, bench: Bench) -> None:
+        """Two thresholds: one good answer ends nothing."""
+        for _ in range(3):
+            bench.take(Answer.REFUSED, workers_alive=1)
+        for _ in range(2):
+            bench.take()
+        assert bench.told == ["firing"]
+        bench.take()
+        assert bench.told == ["firing", "resolved"]
+        assert [i.state for i in bench.incidents] == [IncidentState.RESOLVED]
+        assert len({d.incident_id for d in bench.deliveries}) == 1
+
+
+class TestOneTransaction:
+    @pytest.fixture
+    def broken(self, bench: Bench) -> Iterator[Bench]:
+        """The third bad burst is about to come, and the outbox refuses every row."""
+        for _ in range(2):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        with bench.database.write() as connection:
+            connection.exec_driver_sql(
+                "CREATE TRIGGER full BEFORE INSERT ON deliveries BEGIN SELECT RAISE(ABORT, 'full'); END"
+            )
+        return bench
+
+    def mend(self, bench: Bench) -> None:
+        with bench.database.write() as connection:
+            connection.exec_driver_sql("DROP TRIGGER full")
+
+    def test_without_its_message_nothing_of_a_result_is_stored(self, broken: Bench) -> None:
+        """No sample, no verdict, no incident, no recycle; nobody is woken, no metric moves."""
+        before = broken.counts()
+        bad = broken.burst(Answer.TIMEOUT, at=NOW + 600, **HUNG)
+        with pytest.raises(IntegrityError, match="full"):
+            broken.pipeline.take_burst(bad)
+        assert broken.counts() == before
+        assert before["bursts"] == 2
+        assert [i.state for i in broken.incidents] == [IncidentState.PENDING]
+        assert broken.woken == 0
+        assert broken.metric("watchdog_incident_open", target="chat", check="availability", level="page") == 0
+
+    def test_taken_again_it_is_stored_whole(self, broken: Bench) -> None:
+        """As the judge thread does while the database cannot be written: no verdict is lost, nothing is doubled."""
+        bad = broken.burst(Answer.DRIFTED, Answer.DRIFTED, at=NOW + 600)
+        with pytest.raises(IntegrityError, match="full"):
+            broken.pipeline.take_burst(bad)
+        self.mend(broken)
+        broken.pipeline.take_burst(bad)
+        assert broken.verdicts(Check.OUTPUT)[-1] == (Status.WORSE, Reason.DRIFTED)
+        assert broken.count("bursts") == 3
+        assert broken.told == ["firing"]
+
+    def test_a_result_that_fires_is_written_durably(self, bench: Bench) -> None:
+        """And one that says nothing new about a healthy target is not: an fsync each would wear the disk."""
+        used: list[str] = []
+        durable, fast = bench.database.durable, bench.database.fast
+        for name, engine in (("durable", durable), ("fast", fast)):
+
+            def noted(connection, cursor, statement, *_, name: str = name) -> None:
+                if statement == "BEGIN IMMEDIATE":
+                    used.append(name)
+
+            event.listen(engine, "after_cursor_execute", noted)
+        bench.take()
+        bench.take(Answer.TIMEOUT, **HUNG)
+        for _ in range(5):
+            bench.take()
+        bench.take()
+        assert used[:2] == ["fast", "durable"]
+        assert used[-1] == "fast"
+
+
+class TestWhoIsNotTold:
+    def test_observing_judges_and_tells_nobody(self, database: Database) -> None:
+        """The incident is there to look at."""
+        bench = Bench(database, mode="observe")
+        for _ in range(4):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        assert [i.state for i in bench.incidents] == [IncidentState.FIRING]
+        assert bench.told == []
+        bench.clock.at += 5 * 3600
+        bench.pipeline.tick()
+        assert bench.told == []
+
+    @pytest.mark.parametrize("check", ["*", "availability"])
+    def test_a_silence_mutes_and_what_still_fires_afterwards_is_told(self, bench: Bench, check: str) -> None:
+        """At once when it is over, as firing and not as a reminder."""
+        silence = Silence(target="chat", check=check, from_at=NOW, until_at=NOW + 600, by="ana", why="deploying")
+        with bench.database.write() as connection:
+            alert_store.add_silence(connection, silence)
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        bench.pipeline.tick()
+        assert bench.told == []
+        bench.clock.at = NOW + 601
+        bench.pipeline.tick()
+        assert bench.told == ["firing"]
+        bench.pipeline.tick()
+        assert bench.told == ["firing"]
+
+    def test_a_silence_of_another_check_or_target_mutes_nothing(self, bench: Bench) -> None:
+        """It is as narrow as it says."""
+        with bench.database.write() as connection:
+            for target, check in (("image", "*"), ("chat", "latency")):
+                silence = Silence(target=target, check=check, from_at=NOW, until_at=NOW + 9e9, by="ana", why="")
+                alert_store.add_silence(connection, silence)
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        assert bench.told == ["firing"]
+
+    def test_reminders_come_every_four_hours(self, bench: Bench) -> None:
+        """Until it is over."""
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        for hours in (3.9, 0.2, 3.7, 0.2):
+            bench.clock.at += hours * 3600
+            bench.pipeline.tick()
+        assert bench.told == ["firing", "reminder"]
+        bench.clock.at += 0.2 * 3600
+        bench.pipeline.tick()
+        assert bench.told == ["firing", "reminder", "reminder"]
+
+
+class TestUnknown:
+    def test_what_is_not_known_changes_nothing(self, bench: Bench) -> None:
+        """A busy server, no answer to compare: neither a strike nor a good one; nothing fires, nothing resolves."""
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        before = bench.incidents
+        for _ in range(4):
+            bench.take(Answer.OVERLOADED_503)
+        assert bench.incidents == before
+        assert bench.told == ["firing"]
+        assert bench.verdicts(Check.AVAILABILITY) == [(Status.WORSE, Reason.TIMEOUT), (Status.UNKNOWN, Reason.BUSY)]
+
+    def test_no_baseline_is_unknown_and_shown_as_such(self, bench: Bench) -> None:
+        """Never OK."""
+        bench.take()
+        assert bench.verdicts(Check.LATENCY) == [(Status.UNKNOWN, Reason.NO_BASELINE)]
+        shown = {s: bench.metric("watchdog_verdict", target="chat", check="latency", status=s) for s in Status}
+        assert shown == {"OK": 0, "WORSE": 0, "UNKNOWN": 1}
+        assert bench.incidents == []
+
+
+class TestVerdictRows:
+    def test_a_row_is_stored_when_a_verdict_changes_and_not_otherwise(self, bench: Bench) -> None:
+        """Not for its figures, which change with every burst."""
+        for outcomes in ([], [], [Answer.TIMEOUT], [Answer.TIMEOUT], [Answer.REFUSED], [], []):
+            bench.take(*outcomes, **HUNG)
+        assert bench.verdicts(Check.AVAILABILITY) == [
+            (Status.OK, Reason.GOOD),
+            (Status.WORSE, Reason.TIMEOUT),
+            (Status.WORSE, Reason.REFUSED),
+            (Status.OK, Reason.GOOD),
+        ]
+
+    def test_a_change_of_cause_or_level_is_a_change(self, bench: Bench) -> None:
+        """The same time-outs while the worker computes are load."""
+        bench.take(Answer.TIMEOUT, Answer.OVERLOADED_503, **HUNG)
+        bench.take(Answer.TIMEOUT, **HUNG)
+        with bench.database.read() as connection:
+            found = [v for v in store.verdict_history(connection, "chat") if v.check is Check.AVAILABILITY]
+        assert [(v.cause, v.level) for v in reversed(found)] == [(Cause.LOAD, Level.INFO), (Cause.MODEL, Level.PAGE)]
+
+    def test_a_restart_repeats_no_row(self, bench: Bench) -> None:
+        """The standing verdicts are taken up from the store."""
+        bench.take()
+        before = bench.count("verdicts")
+        bench.start()
+        bench.take()
+        assert bench.count("verdicts") == before == 3
+
+
+class TestRecycleRequests:
+    def test_the_request_is_stored_with_the_firing(self, bench: Bench) -> None:
+        """In the same transaction, once; the gate is asked later, on another thread."""
+        for _ in range(4):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        (episode,) = bench.recycles
+        (incident,) = bench.incidents
+        assert (episode.state, episode.trigger, episode.reason, episode.incident_id, episode.requested_at) == (
+            State.SUSPECT,
+            Trigger.INCIDENT,
+            Reason.TIMEOUT,
+            incident.id,
+            incident.fired_at,
+        )
+
+    @pytest.mark.parametrize(
+        ("outcome", "about"),
+        [
+            (Answer.TIMEOUT, {"workers_alive": 1, "worker_cpu": 1.0}),
+            (Answer.REFUSED, {"workers_alive": 0}),
+            (Answer.STATUS_404, {}),
+            (Answer.OUT_OF_MEMORY, {}),
+        ],
+        ids=["working", "no worker", "our own mistake", "the isolated worker"],
+    )
+    def test_what_is_not_the_models_fault_asks_for_none(
+        self, bench: Bench, outcome: Answer, about: dict[str, object]
+    ) -> None:
+        """It may fire, and a person is told; nothing is recycled for it."""
+        for _ in range(4):
+            bench.take(outcome, **about)
+        assert bench.recycles == []
+
+    def test_a_tick_asks_again_once_the_refusal_may_have_passed(self, database: Database) -> None:
+        """And wakes the desk; a tick with nothing to ask wakes nobody."""
+        bench = Bench(database, mode="act", recycler=object(), workers=None)
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        (first,) = bench.recycles
+        blocked = replace(first, state=State.BLOCKED, outcome=Outcome.BLOCKED, detail=GateReason.TOO_YOUNG)
+        with bench.database.write() as connection:
+            recycle_store.save_episode(connection, blocked)
+        bench.woken = 0
+        bench.clock.at += 1
+        bench.pipeline.tick()
+        assert [e.state for e in bench.recycles] == [State.BLOCKED, State.SUSPECT]
+        assert bench.woken == 1
+        bench.pipeline.tick()
+        assert (len(bench.recycles), bench.woken) == (2, 1)
+
+
+class TestAfterARecycle:
+    def ended(self, outcome: Outcome, **about: object) -> Episode:
+        values = {"id": "r1", "target": "chat", "trigger": Trigger.INCIDENT, "reason": "timeout", "outcome": outcome}
+        times = {"requested_at": NOW, "updated_at": NOW, "acted_at": NOW, "ended_at": NOW + 5}
+        return Episode(**{**values, **times, "state": State.COOLDOWN, **about})
+
+    def save(self, bench: Bench, *episodes: Episode) -> None:
+        with bench.database.write() as connection:
+            for episode in episodes:
+                recycle_store.save_episode(connection, episode)
+
+    def test_it_is_told_in_the_transaction_that_ends_it(self, bench: Bench) -> None:
+        """With the target and how it ended."""
+        with bench.database.write(durable=True) as connection:
+            bench.effects.tell_recycle(connection, self.ended(Outcome.NOT_HELPED, detail="still 1.2 x"))
+        (delivery,) = bench.deliveries
+        assert delivery.event == "recycle"
+        assert "was recycled and it did not help" in delivery.payload["text"]
+
+    def test_it_is_counted_by_reason_and_result(self, bench: Bench) -> None:
+        """What only the mode held back is counted as such, and a person's words are no label."""
+        for episode in (
+            self.ended(Outcome.VERIFIED),
+            self.ended(Outcome.VERIFIED, trigger=Trigger.HAND, reason="because I can"),
+            self.ended(Outcome.BLOCKED, detail=GateReason.TOO_YOUNG),
+            self.ended(Outcome.BLOCKED, detail=GateReason.MODE),
+        ):
+            bench.effects.recycle_ended(episode)
+        counted = {
+            (sample.labels["reason"], sample.labels["result"]): sample.value
+            for sample in next(iter(bench.metrics.recycles.collect())).samples
+            if sample.name == "watchdog_recycles_total" and sample.value
+        }
+        assert counted == {("timeout", "verified"): 1, ("by_hand", "verified"): 1, ("timeout", "blocked"): 1}
+        assert bench.metric("watchdog_would_recycle_total", target="chat", reason="timeout") == 1
+        assert bench.woken == 4
+
+    def test_the_breaker_shows_and_goes_on_showing_after_a_restart(self, bench: Bench) -> None:
+        """1 while it is open."""
+        assert bench.target.policy == RecyclePolicy()
+        self.save(bench, self.ended(Outcome.NOT_HELPED), self.ended(Outcome.NOT_READY, id="r2", ended_at=NOW + 9))
+        bench.effects.recycle_ended(self.ended(Outcome.NOT_READY))
+        assert bench.metric("watchdog_breaker_open", target="chat") == 1
+        bench.start()
+        assert bench.metric("watchdog_breaker_open", target="chat") == 1
+        with bench.database.write() as connection:
+            recycle_store.reset_breaker(connection, "chat", at=NOW + 10, by="ana")
+        bench.start()
+        assert bench.metric("watchdog_breaker_open", target="chat") == 0
+
+
+class TestRestart:
+    def test_an_open_incident_goes_on(self, bench: Bench) -> None:
+        """The same one: counted on, shown at once, resolved after three good bursts of the new run."""
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        (before,) = bench.incidents
+        bench.start()
+        assert bench.metric("watchdog_incident_open", target="chat", check="availability", level="page") == 1
+        for _ in range(3):
+            bench.take()
+        (after,) = bench.incidents
+        assert (after.id, after.state) == (before.id, IncidentState.RESOLVED)
+        assert bench.told == ["firing", "resolved"]
+
+    def test_strikes_are_remembered(self, bench: Bench) -> None:
+        """Two before and one after make three."""
+        for _ in range(2):
+            bench.take(Answer.TIMEOUT, **HUNG)
+        bench.start()
+        bench.take(Answer.TIMEOUT, **HUNG)
+        assert bench.told == ["firing"]
+
+
+def test_a_good_answer_of_another_worker_ends_nothing(bench: Bench) -> None:
+    """While the worker that failed still lives; once it is gone, its fault is gone with it."""
+    for _ in range(3):
+        bench.take(Answer.DRIFTED, Answer.DRIFTED, life=WORKER.key)
+    for _ in range(4):
+        bench.take(life="8@100")
+    assert bench.told == ["firing"]
+    bench.workers.lives = [Life(pid=8, start_ticks=100)]
+    for _ in range(3):
+        bench.take(life="8@100")
+    assert bench.told == ["firing", "resolved"]
+
+
+def test_every_verdict_of_a_burst_is_judged_before_it_is_stored(bench: Bench) -> None:
+    """The window is the history before it and the burst itself, once."""
+    bench.baseline()
+    for _ in range(4):
+        bench.take(latency_s=0.065)
+    assert bench.verdicts(Check.LATENCY) == [(Status.UNKNOWN, Reason.TOO_FEW_SAMPLES)]
+    bench.take(latency_s=0.065)
+    assert bench.verdicts(Check.LATENCY)[-1] == (Status.WORSE, Reason.REGRESSED)
+
+
+def test_a_message_names_the_incident_it_is_about(bench: Bench) -> None:
+    """Its id, so that the outbox keeps what belongs together in order, and the log says it too."""
+    with capture_logs() as logs:
+        for _ in range(3):
+            bench.take(Answer.TIMEOUT, **HUNG)
+    (delivery,) = bench.deliveries
+    assert delivery.incident_id == bench.incidents[0].id == delivery.payload["incident"]["id"]
+    assert [line["target"] for line in logs if line["event"] == "incident"] == ["chat"]
