@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import httpx
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, disable_created_metrics
 
 from alerts.episode import RecyclePolicy
 from alerts.notifiers import NOTIFIERS
@@ -247,6 +247,7 @@ def build_routes(config: Config, transport: httpx.BaseTransport) -> list[Route]:
 
 def build_metrics(config: Config) -> Metrics:
     """Metrics on a registry of their own, every counter at zero."""
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's switch: `_created` would double each counter
     return Metrics(
         CollectorRegistry(),
         targets={t.name: [c.name for c in t.canary] for t in config.target},

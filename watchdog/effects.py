@@ -124,7 +124,7 @@ class Effects:
     def recycle_ended(self, episode: Episode) -> None:
         """After the episode: count it."""
         target = self._targets.get(episode.target)
-        if episode.outcome is Outcome.BLOCKED and episode.detail == GateReason.MODE:
+        if episode.outcome is Outcome.BLOCKED and episode.detail in (GateReason.MODE, GateReason.NO_RECYCLER):
             self._metrics.would_recycle.labels(episode.target, episode.reason).inc()
         elif episode.outcome is not None:
             reason = "by_hand" if episode.trigger is Trigger.HAND else episode.reason

@@ -101,7 +101,7 @@ class Metrics:
         self.recycles = Counter("watchdog_recycles", "Ended recycles.", ("target", "reason", "result"), registry=r)
         self.would_recycle = Counter(
             "watchdog_would_recycle",
-            "Recycles that only the mode held back.",
+            "Recycles that were called for and held back by the mode, or for want of a [target.recycle].",
             ("target", "reason"),
             registry=r,
         )

@@ -82,7 +82,7 @@ def read_targets(connection: Connection, config: Config) -> list[TargetStatus]:
 def _read_target(
     connection: Connection, target: TargetSection, verdicts: list[Verdict], firing: list[Incident]
 ) -> TargetStatus:
-    mine = tuple(v for v in verdicts if v.target == target.name)
+    mine = tuple(sorted((v for v in verdicts if v.target == target.name), key=lambda v: (v.subject, v.check)))
     statuses = {v.status for v in mine}
     worst = Status.WORSE if Status.WORSE in statuses else Status.OK if statuses == {Status.OK} else Status.UNKNOWN
     episodes = recycle_store.list_episodes(connection, target.name, limit=1)

@@ -63,7 +63,7 @@ class Bench:
     def tell(self, connection: Connection, episode: Episode) -> None:
         """One row in the outbox, as the daemon's would be."""
         values = {
-            "key": f"{episode.id}/{self.clock.at}",
+            "key": f"{episode.id}/{next(NUMBERS)}",  # so that telling twice shows
             "notifier": "ops",
             "event": "recycle",
             "payload": {"state": episode.state},
@@ -732,7 +732,8 @@ class TestDesk:
         office.wait_for_ends(2)
         wait_until(lambda: not desk.busy(), "whatever it began ends")
         assert [e.target for e in office.ended] == ["chat", "image"]
-        assert len(chat.acts) == 1
+        assert office.bench.told() == ["cooldown", "cooldown"]
+        assert (len(chat.acts), office.errors) == (1, [])
 
     def test_stop_leaves_an_episode_and_the_next_start_resumes_it(self, office: Office) -> None:
         """Draining when the daemon stops; gated again and carried out once after its restart."""

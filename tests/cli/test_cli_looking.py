@@ -89,14 +89,14 @@ def test_canary_is_compared_with_the_golden_output(stage: Stage) -> None:
 def test_recorded_canary_is_what_replay_reads(stage: Stage) -> None:
     """--record appends whole bursts under one header, leaves out what is tainted, and replay judges them."""
     record = stage.folder / "samples.csv"
-    recorded = [stage.run("canary chat --bursts 4 --record", str(record)) for _ in range(2)]
+    recorded = [stage.run("canary chat --bursts 6 --record", str(record)) for _ in range(2)]
     with record.open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["time", "latency_s", "ok", "reason", "burst", "control_s", "worker"]
     tainted = [int(n) for e in recorded for n in re.findall(r"^watchdog: (\d+) sample\(s\) tainted", e.err)]
-    assert len(rows) == 2 * 4 * 12 - sum(tainted)
-    assert len({row[4] for row in rows}) == 8
-    judged = stage.run("replay", str(record), "--baseline-rows", "0:40", "--what-if", "threshold=4", "--json")
+    assert len(rows) == 2 * 6 * 12 - sum(tainted)
+    assert len({row[4] for row in rows}) == 12
+    judged = stage.run("replay", str(record), "--baseline-rows", "0:60", "--what-if", "threshold=4", "--json")
     assert [e.code for e in (*recorded, judged)] == [0, 0, 0], judged.said
     assert judged.err == ""
 

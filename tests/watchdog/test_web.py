@@ -358,7 +358,8 @@ def test_nothing_but_reading_is_allowed(empty: Site, path: str) -> None:
     assert empty.ask(path, method="HEAD").status_code == 200
     for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
         answer = empty.ask(path, method=method)
-        assert (answer.status_code, answer.headers.get("allow")) == (405, "GET, HEAD"), method
+        assert answer.status_code == 405, method
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/readyz/nobody", "/api/v1", "/api/v1/nothing", "/api/v2/targets"])

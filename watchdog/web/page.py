@@ -44,7 +44,9 @@ def _target(target: TargetStatus, now: float) -> str:
         notes.append("recycle breaker OPEN: two recycles did not help")
     if target.last_recycle:
         ago = duration(now - target.last_recycle.updated_at)
-        notes.append(f"last recycle: {target.last_recycle.outcome or target.last_recycle.state}, {ago} ago")
+        last = target.last_recycle
+        blocked = f" ({last.detail.replace('_', ' ')})" if last.outcome == "blocked" else ""
+        notes.append(f"last recycle: {last.outcome or last.state}{blocked}, {ago} ago")
     return (
         f'<h2>{escape(target.name)} <span class="{target.status}">{target.status}</span></h2>'
         f"<small>{escape(' · '.join(notes))}</small>"
