@@ -148,7 +148,8 @@ class RecyclePolicy:
 
     min_uptime_s: a worker younger than this is not recycled on evidence (also holds over a restart of the daemon).
     cooldown_s: after an episode ended, doubled for each ineffective one in a row.
-    budget, budget_window_s: at most so many acts in the window (design section 4: three in six hours).
+    budget, budget_window_s: at most so many acts in the window (design section 4: three in six hours). Recycles by age
+        neither spend it nor are held by it: they are as many as the configuration says.
     breaker_limit: so many ineffective recycles in a row open the breaker, which only a person closes.
     group_share: at most this share of a group's targets at the same time, but always one.
     max_age_s: scheduled recycling by age; None for never. max_age_jitter: spread of it, as a share.
@@ -171,7 +172,7 @@ class GateFacts:
     firing, cause, level: of the incident; None for the other triggers.
     workers: processes alive, None when they are not watched; youngest_uptime_s: of those that would be recycled.
     missing: a signal that should be there and is not (for example the GPU of a `device = "cuda"` target).
-    acts: times at which this target was acted on, any order. ineffective: in a row, since the last reset.
+    acts: times at which this target was acted on (not by age), any order. ineffective: in a row, since the last reset.
     last_ended_at: of the last episode that acted. busy_in_group: other targets of the group in an episode now.
     """
 
@@ -220,10 +221,14 @@ def may_recycle(facts: GateFacts, policy: RecyclePolicy, *, now: float) -> GateR
             (facts.silenced, GateReason.SILENCED),
             (youngest is not None and youngest < policy.min_uptime_s, GateReason.TOO_YOUNG),
             (facts.last_ended_at is not None and now - facts.last_ended_at < cooldown_s, GateReason.COOLING_DOWN),
-            (sum(now - at < policy.budget_window_s for at in facts.acts) >= policy.budget, GateReason.BUDGET_SPENT),
+            (facts.trigger is not Trigger.AGE and _spent(facts, policy, now), GateReason.BUDGET_SPENT),
             (facts.mode != "act", GateReason.MODE),
         ]
     return next((reason for refused, reason in refusals if refused), GateReason.ALLOWED)
+
+
+def _spent(facts: GateFacts, policy: RecyclePolicy, now: float) -> bool:
+    return sum(now - at < policy.budget_window_s for at in facts.acts) >= policy.budget
 
 
 def is_too_old(life: str, uptime_s: float, policy: RecyclePolicy) -> bool:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from alerts import recycle_store
 from alerts import store as alert_store
-from alerts.episode import GateFacts, RecyclePolicy, State
+from alerts.episode import GateFacts, RecyclePolicy, State, Trigger, is_too_old
 from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recovery import Recovery
@@ -59,7 +59,7 @@ class Subject(Protocol):
 def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, now: float) -> GateFacts:
     """What the gate asks for, as it is at this moment. The episode may be a request that is not stored yet."""
     incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
-    chosen = workers_meant(connection, incident, subject)
+    chosen = workers_meant(connection, episode, incident, subject)
     uptimes = [u for life in chosen or () if (u := subject.uptime_s(life)) is not None]
     others = [e for e in recycle_store.under_way(connection) if e.id != episode.id]
     return GateFacts(
@@ -82,12 +82,17 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
     )
 
 
-def workers_meant(connection: Connection, incident: Incident | None, subject: Subject) -> list[Life] | None:
-    """The worker the incident is about, none when it is gone; all of them when it is not known; None when not watched.
+def workers_meant(
+    connection: Connection, episode: Episode, incident: Incident | None, subject: Subject
+) -> list[Life] | None:
+    """Those past their age; or the worker the incident is about, none when it is gone; all where that is not known.
 
-    A life that was never seen here is not known: the agent names it as it looks inside a container of its own.
+    None when processes are not watched. A life that was never seen here is not known: the agent names it as it looks
+    inside a container of its own.
     """
     lives = subject.lives()
+    if lives is not None and episode.trigger is Trigger.AGE:
+        return [x for x in lives if (up := subject.uptime_s(x)) is not None and is_too_old(x.key, up, subject.policy)]
     if lives is None or incident is None or incident.life is None:
         return lives
     named = [life for life in lives if life.key == incident.life]

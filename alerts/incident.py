@@ -173,12 +173,12 @@ def remind(incident: Incident, *, now: float, policy: IncidentPolicy, muted: boo
     return _tell(replace(incident, told_at=now), Event.REMINDER, StepReason.REPEAT_DUE)
 
 
-def retire(incident: Incident, *, now: float) -> Step:
-    """Close an incident whose target or canary is no longer in the configuration."""
+def retire(incident: Incident, *, now: float, why: StepReason = StepReason.REMOVED) -> Step:
+    """Close an incident that can get no more verdicts: its target or canary is not configured, its worker is gone."""
     if incident.state not in OPEN:
         return Step(incident=incident, why=StepReason.NOT_FIRING)
     state = advance(incident.state, Signal.REMOVED)
-    return _close(incident, state, now=now, why=StepReason.REMOVED)
+    return _close(incident, state, now=now, why=why)
 
 
 def acknowledge(incident: Incident, *, by: str, now: float) -> Incident:

@@ -96,6 +96,7 @@ class StepReason(StrEnum):
     STILL_FIRING = "still_firing"
     RECOVERED = "recovered"
     REMOVED = "removed"
+    WORKER_GONE = "worker_gone"
     # of reminders
     REPEAT_DUE = "repeat_due"
     UNTOLD = "untold"  # it fired while muted and fires still

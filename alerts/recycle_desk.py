@@ -44,6 +44,7 @@ class RecycleDesk:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
+        self._taken: set[str] = set()  # by a thread of the pool, or waiting for one
         self._running: set[str] = set()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="recycle")
         self._thread = threading.Thread(target=self._loop, name="recycle-desk", daemon=True)
@@ -81,11 +82,12 @@ class RecycleDesk:
                 self._on_error("recycle")
 
     def _take_requests(self) -> None:
-        busy = self.busy()  # asked first: what is read of these may be older than what their threads write
+        with self._lock:
+            taken = frozenset(self._taken)  # asked first: what is read of these may be older than what is written
         with self._database.read() as connection:
             episodes = recycle_store.under_way(connection)
         for episode in episodes:
-            if episode.target not in busy and not self._stopping.is_set():
+            if episode.target not in taken and not self._stopping.is_set():
                 requested = episode.state is State.SUSPECT
                 self._launch(episode, self._recycling.run if requested else self._recycling.resume)
 
@@ -94,21 +96,22 @@ class RecycleDesk:
         if subject is None:
             return  # the target was removed from the configuration; `watchdog recycle` shows the row
         with self._lock:
-            if episode.target in self._running:
+            if episode.target in self._taken:
                 return
-            self._running.add(episode.target)
+            self._taken.add(episode.target)
         self._pool.submit(self._run, episode, subject, go)
 
     def _run(self, episode: Episode, subject: Subject, go: Callable[[Episode, Subject], Episode]) -> None:
-        ended = None
+        with self._lock:
+            self._running.add(episode.target)
         try:
             ended = go(episode, subject)
             log.info("recycle", target=ended.target, state=ended.state, outcome=ended.outcome, detail=ended.detail)
+            self._on_end(ended)
         except Exception:
             log.exception("recycle failed", target=episode.target, episode=episode.id)
             self._on_error("recycle")
         finally:
             with self._lock:
                 self._running.discard(episode.target)
-        if ended is not None:
-            self._on_end(ended)
+                self._taken.discard(episode.target)

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from alerts import recycle_store
 from alerts import store as alert_store
-from alerts.episode import ENDED, INEFFECTIVE, PASSING, GateReason, Outcome, Trigger, is_too_old, may_recycle
+from alerts.episode import ENDED, INEFFECTIVE, PASSING, GateReason, Outcome, Trigger, may_recycle
 from alerts.gate import Subject, gather_facts
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
@@ -65,12 +65,9 @@ def ask_for_age(
     for subject in subjects.values():
         if subject.policy.max_age_s is None or subject.name in waiting:
             continue
-        ages = [(life, uptime) for life in subject.lives() or () if (uptime := subject.uptime_s(life)) is not None]
-        if not any(is_too_old(life.key, uptime, subject.policy) for life, uptime in ages):
-            continue
         episode = request(subject.name, Trigger.AGE, "max_age", None, now=now, new_id=new_id)
         facts = gather_facts(connection, episode, subject, now=now)
-        if may_recycle(facts, subject.policy, now=now) is GateReason.ALLOWED:
+        if facts.workers and may_recycle(facts, subject.policy, now=now) is GateReason.ALLOWED:
             recycle_store.save_episode(connection, episode)
             asked.append(episode)
     return asked

@@ -95,10 +95,12 @@ def last_of_incident(connection: Connection, incident_id: str) -> Episode | None
 
 
 def acts_since(connection: Connection, target: str, since: float) -> tuple[float, ...]:
-    """Times at which the target was acted on, oldest first."""
+    """Times at which the target was acted on, oldest first. Recycles by age are not counted: they spend no budget."""
     table = schema.recycles
     rows = connection.execute(
-        select(table.c.acted_at).where(table.c.target == target, table.c.acted_at >= since).order_by(table.c.acted_at)
+        select(table.c.acted_at)
+        .where(table.c.target == target, table.c.acted_at >= since, table.c.trigger != Trigger.AGE)
+        .order_by(table.c.acted_at)
     )
     return tuple(row.acted_at for row in rows)
 

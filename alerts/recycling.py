@@ -100,7 +100,7 @@ class Recycling:
         with self._database.read() as connection:
             facts = gather_facts(connection, episode, subject, now=now)
             incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
-            meant = workers_meant(connection, incident, subject)
+            meant = workers_meant(connection, episode, incident, subject)
         reason = may_recycle(facts, subject.policy, now=now)
         if reason is not GateReason.ALLOWED:
             return Happened(event=Event.REFUSED, detail=reason, outcome=Outcome.BLOCKED)

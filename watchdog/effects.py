@@ -12,13 +12,13 @@ from sqlalchemy import Connection
 from alerts import delivery_store, recycle_store
 from alerts import store as alert_store
 from alerts.episode import GateReason, Outcome, Trigger
-from alerts.incident import POLICIES, Event, Incident, RequestRecycle, Step, StepReason, Tell, remind
+from alerts.incident import POLICIES, Event, Incident, RequestRecycle, Step, StepReason, Tell, remind, retire
 from alerts.message import Message, incident_message, recycle_message
 from alerts.notifiers.delivery import Route, recipients
 from alerts.recycle_requests import ask_again, ask_for_age, request
 from alerts.recycle_store import Episode
 from baselines import store
-from baselines.verdict import Check, Level, Verdict, worst
+from baselines.verdict import Check, Level, Reason, Status, Verdict, worst
 from watchdog.metrics import Metrics
 from watchdog.target import Target
 
@@ -110,11 +110,38 @@ class Effects:
         """Reminders that are due, requests that the gate may now grant, and workers past their age."""
         now = self._now()
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
+            if self._is_gone(incident):
+                self.apply(connection, incident, retire(incident, now=now, why=StepReason.WORKER_GONE))
+                self._forget(connection, incident)
+                continue
             muted = self.muted(connection, incident)
             self.apply(connection, incident, remind(incident, now=now, policy=POLICIES[incident.check], muted=muted))
         asked = ask_again(connection, self._targets, now=now, new_id=self._new_id)
         asked += ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
         self._enqueued = self._enqueued or bool(asked)
+
+    def _is_gone(self, incident: Incident) -> bool:
+        """Whether it is about the memory of a worker that ended and whose slot nobody took."""
+        target = self._targets.get(incident.target)
+        if incident.check is not Check.MEMORY or target is None or target.workers is None:
+            return False
+        return incident.subject not in {f"slot {slot}" for slot in target.workers.find()}
+
+    def _forget(self, connection: Connection, incident: Incident) -> None:
+        """What was said of a worker that is gone stands no longer."""
+        key = (incident.target, incident.check, incident.subject)
+        verdict = Verdict(
+            target=incident.target,
+            check=incident.check,
+            subject=incident.subject,
+            at=self._now(),
+            status=Status.UNKNOWN,
+            reason=Reason.NO_DATA,
+        )
+        store.save_verdict(connection, verdict)
+        self._standing[key] = verdict
+        same = [v for (t, c, _), v in self._standing.items() if (t, c) == key[:2]]
+        self._metrics.observe_status(incident.target, incident.check, worst(same).status)
 
     def tell_recycle(self, connection: Connection, episode: Episode) -> None:
         """Say how a recycle ended; inside the transaction that ends it."""

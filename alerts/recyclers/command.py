@@ -66,9 +66,8 @@ class CommandRecycler:
     @staticmethod
     def _end(child: subprocess.Popen[bytes]) -> None:
         """TERM, a grace period, KILL: to the whole group, which is ours because we started it."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in (signal.SIGTERM, signal.SIGKILL):  # KILL always: what is left of the group may ignore TERM
             with suppress(ProcessLookupError):
                 os.killpg(child.pid, number)
             with suppress(subprocess.TimeoutExpired):
                 child.wait(KILL_GRACE_S)
-                return

@@ -8,7 +8,7 @@ import pytest
 from builders import Clock
 from subject import Server
 
-from alerts.episode import Outcome, State, Trigger
+from alerts.episode import Outcome, RecyclePolicy, State, Trigger
 from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
 from alerts.recycling import Recycling
@@ -30,7 +30,7 @@ class Pool(Server):
         return [replace(b, samples=tuple(replace(s, life=life) for s in b.samples)) for b in super().burst(size=size)]
 
 
-def run(database: Database, server: Pool) -> Episode:
+def run(database: Database, server: Pool, trigger: Trigger = Trigger.HAND) -> Episode:
     clock = Clock()
 
     def wait(seconds: float) -> bool:
@@ -38,7 +38,7 @@ def run(database: Database, server: Pool) -> Episode:
         return False
 
     recycling = Recycling(database, tell=lambda *_: None, now=clock, monotonic=clock, wait=wait)
-    asked = request(server.name, Trigger.HAND, "by hand", None, now=clock.at, new_id=lambda: "r1")
+    asked = request(server.name, trigger, "by hand", None, now=clock.at, new_id=lambda: "r1")
     return recycling.run(asked, server)
 
 
@@ -74,3 +74,16 @@ def test_a_recycler_that_takes_all_is_called_once(database: Database) -> None:
 def test_only_an_answer_of_a_new_worker_is_proof(database: Database, answering: str, outcome: Outcome) -> None:
     """Good answers of workers that were never recycled prove nothing about the one that was."""
     assert run(database, Pool(workers=[A, B], one_by_one=True, answering=answering)).outcome is outcome
+
+
+def test_age_takes_only_the_workers_that_are_too_old(database: Database) -> None:
+    """Its siblings go on serving until their own time comes."""
+    ages = {A: 4000.0, B: 100.0, C: 3700.0}
+
+    class Aged(Pool):
+        def uptime_s(self, life: Life) -> float | None:
+            return ages.get(life, 1.0)
+
+    server = Aged(workers=[A, B, C], one_by_one=True, policy=RecyclePolicy(max_age_s=3600.0, max_age_jitter=0.0))
+    assert run(database, server, Trigger.AGE).outcome is Outcome.VERIFIED
+    assert server.acts == [(A,), (C,)]

@@ -215,6 +215,22 @@ class TestFiring:
         assert bench.count("memory_samples") == 2
         assert bench.count("lives") == 2
 
+    def test_memory_of_a_worker_that_is_gone_is_closed(self, bench: Bench) -> None:
+        """A slot that nobody took gets no more samples: its incident ends and stands for nothing any more."""
+        limits = replace(bench.target.policies.limits, memory_ratio=0.9)
+        bench.target.policies = replace(bench.target.policies, limits=limits)
+        full = MemorySample(target="chat", slot=1, life="8@100", at=NOW, host_anon_bytes=95, capacity_bytes=100)
+        bench.workers.lives = [WORKER, Life(pid=8, start_ticks=100)]
+        bench.pipeline.take_memory("chat", [full])
+        bench.pipeline.tick()
+        assert [i.state for i in bench.incidents] == [IncidentState.FIRING]
+        bench.workers.lives = [WORKER]
+        bench.pipeline.tick()
+        assert [i.state for i in bench.incidents] == [IncidentState.RESOLVED]
+        assert bench.told == ["firing", "resolved"]
+        assert bench.metric("watchdog_verdict", target="chat", check="memory", status="WORSE") == 0
+        assert bench.verdicts(Check.MEMORY)[-1] == (Status.UNKNOWN, Reason.NO_DATA)
+
     def test_it_resolves_after_three_good_bursts_and_tells_who_was_told(self, bench: Bench) -> None:
         """Two thresholds: one good answer ends nothing."""
         for _ in range(3):

@@ -23,9 +23,9 @@ def current_revision(database: Database) -> str | None:
             revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
             return None if revision is None else str(revision)
     except SqlError as error:
-        raise DatabaseError(
-            f"{database.path}: {error.orig}; the file was left as it is: move it aside to start a new history"
-        ) from error
+        broken = any(word in str(error.orig) for word in ("not a database", "malformed"))
+        advice = ": move it aside to start a new history" if broken else ""
+        raise DatabaseError(f"{database.path}: {error.orig}; the file was left as it is{advice}") from error
 
 
 def bring_up_to_date(database: Database) -> None:
