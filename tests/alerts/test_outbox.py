@@ -291,7 +291,7 @@ def test_what_is_put_in_goes_out_without_waiting_for_a_poll(database, notifier, 
             enqueue(database, notifier, a_message(f"i{number}"), now=clock())
             outbox.wake()
             receiver.wait_for(number + 1)
-        wait_until(lambda: len(was_set) >= 3 and not was_set[-1])  # a call that was answered is over: no spinning
+        wait_until(lambda: was_set and not was_set[-1])  # a call that was answered is over: no spinning
     finally:
         assert outbox.stop(deadline_s=DEADLINE_S) == []
     assert {d.state for d in stored(database)} == {DeliveryState.SENT}
