@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def test_check_counts_what_it_read(stage: Stage) -> None:
 def test_check_live_asks_everything(stage: Stage, receiver: Receiver) -> None:
     """Each canary once, the processes, the notifiers' hosts without posting anything."""
     pid = stage.folder / "server.pid"
-    pid.write_text("1\n")
+    pid.write_text(f"{os.getpid()}\n")
     process = f'[target.process]\npid_file = "{pid}"\nworkers = "self"\n'
     stage.write_config(before=NOTIFIER.format(kind="slack", url=receiver.url, more=""), after=process)
     ended = stage.start("check", "--live", "--json")
@@ -68,7 +69,7 @@ def test_check_live_asks_everything(stage: Stage, receiver: Receiver) -> None:
     rows = {row["what"]: row for row in ended.json()["live"]}
     assert set(rows) == {"chat/default", "chat workers", "notifier oncall"}
     assert all(row["ok"] for row in rows.values())
-    assert rows["chat workers"]["detail"] == "1"
+    assert rows["chat workers"]["detail"] == str(os.getpid())
     assert len(stage.model.requests) == 2, "warm-up and one request"
     assert receiver.received == ()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from builders import make_burst, wait_until
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.database import Database
@@ -19,7 +19,7 @@ from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, MemorySample, Outcome, Output
 from watchdog.bootstrap import policies_of
 from watchdog.config import parse_config
-from watchdog.schedule import PROBE_THREADS, SUSPECT_THREADS, Schedule, spread
+from watchdog.schedule import MEMORY_THREADS, PROBE_THREADS, SUSPECT_THREADS, Schedule, spread
 from watchdog.target import Target
 from watchdog.turns import hold
 
@@ -162,6 +162,7 @@ def test_first_runs_are_spread_over_the_interval(intervals: list[float], offsets
     assert spread(intervals) == pytest.approx(offsets)
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 3600), max_size=200))
 def test_spread_stays_within_each_interval(intervals: list[float]) -> None:
     """Nobody waits longer for a first answer than for a second one."""
@@ -319,19 +320,19 @@ def test_memory_that_cannot_be_read_is_counted_and_tried_again(bench: Bench) -> 
     wait_until(lambda: bench.results.of("chat") >= 3, "three bursts")
 
 
-def test_memory_call_that_never_returns_delays_no_canary(bench: Bench) -> None:
-    """A wedged GPU driver holds its own thread and nobody else's."""
+def test_memory_calls_that_never_return_delay_no_canary(bench: Bench) -> None:
+    """A wedged GPU driver holds threads of its own, however many targets ask it, and nobody else's."""
 
     class Wedged(FakeWorkers):
         def sample(self, now: float) -> list[MemorySample]:
             self.calls += 1
-            canary.release.wait(30)
+            canaries[0].release.wait(30)
             return []
 
-    canary = FakeCanary("chat")
+    canaries = [FakeCanary(f"chat{i}") for i in range(PROBE_THREADS + MEMORY_THREADS)]
     workers = Wedged([])
-    bench.start(canary, workers=workers)
-    wait_until(lambda: workers.calls, "it is being sampled")
-    before = bench.results.of("chat")
-    wait_until(lambda: bench.results.of("chat") >= before + 5, "five more bursts")
-    assert workers.calls == 1
+    bench.start(*canaries, workers=workers)
+    wait_until(lambda: workers.calls == MEMORY_THREADS, "all its threads hang")
+    before = bench.results.of("chat0")
+    wait_until(lambda: bench.results.of("chat0") >= before + 5, "five more bursts")
+    assert workers.calls == MEMORY_THREADS
