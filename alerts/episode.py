@@ -59,6 +59,7 @@ class Outcome(StrEnum):
     BLOCKED = "blocked"
 
 
+BEFORE_ACTING = frozenset({State.SUSPECT, State.GATE})  # nothing was done yet, and the target is still in rotation
 ENDED = frozenset({State.COOLDOWN, State.BLOCKED, State.ESCALATED, State.TRIPPED})
 INEFFECTIVE = frozenset({Outcome.NOT_HELPED, Outcome.ACT_FAILED, Outcome.NOT_READY})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
 
@@ -44,8 +44,7 @@ class RecycleDesk:
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._taken: set[str] = set()  # by a thread of the pool, or waiting for one
-        self._running: set[str] = set()
+        self._taken: dict[str, Future[None]] = {}  # by target: run by a thread of the pool, or waiting for one
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="recycle")
         self._thread = threading.Thread(target=self._loop, name="recycle-desk", daemon=True)
 
@@ -59,17 +58,20 @@ class RecycleDesk:
         self._wake.set()
 
     def stop(self, timeout_s: float) -> None:
-        """Take no more requests; an episode under way is left where it is and resumed by the next start."""
+        """Take no more requests, let an act under way finish within timeout_s; the next start resumes what is left."""
         self._stopping.set()
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
         self._pool.shutdown(wait=False, cancel_futures=True)
-
-    def busy(self) -> frozenset[str]:
-        """Targets in an episode now: their canaries pause and their /readyz is 503."""
         with self._lock:
-            return frozenset(self._running)
+            left = list(self._taken.values())
+        wait(left, timeout_s)
+
+    def taken(self) -> frozenset[str]:
+        """Targets whose episode is being run or waits for a thread."""
+        with self._lock:
+            return frozenset(self._taken)
 
     def _loop(self) -> None:
         while not self._stopping.is_set():
@@ -82,8 +84,7 @@ class RecycleDesk:
                 self._on_error("recycle")
 
     def _take_requests(self) -> None:
-        with self._lock:
-            taken = frozenset(self._taken)  # asked first: what is read of these may be older than what is written
+        taken = self.taken()  # asked first: what is read of these may be older than what is written
         with self._database.read() as connection:
             episodes = recycle_store.under_way(connection)
         for episode in episodes:
@@ -98,12 +99,9 @@ class RecycleDesk:
         with self._lock:
             if episode.target in self._taken:
                 return
-            self._taken.add(episode.target)
-        self._pool.submit(self._run, episode, subject, go)
+            self._taken[episode.target] = self._pool.submit(self._run, episode, subject, go)
 
     def _run(self, episode: Episode, subject: Subject, go: Callable[[Episode, Subject], Episode]) -> None:
-        with self._lock:
-            self._running.add(episode.target)
         try:
             ended = go(episode, subject)
             log.info("recycle", target=ended.target, state=ended.state, outcome=ended.outcome, detail=ended.detail)
@@ -113,5 +111,4 @@ class RecycleDesk:
             self._on_error("recycle")
         finally:
             with self._lock:
-                self._running.discard(episode.target)
-                self._taken.discard(episode.target)
+                self._taken.pop(episode.target, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,11 +12,13 @@ from sqlalchemy import Connection
 from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import (
+    BEFORE_ACTING,
     ENDED,
     Event,
     GateReason,
     Outcome,
     State,
+    Trigger,
     advance,
     may_recycle,
     resume_from,
@@ -27,6 +30,7 @@ from baselines.database import Database
 from probes.messages import Burst, Family, Life
 
 POLL_S = 0.5
+STALE_S = 300.0
 VERIFY_PATIENCE = 4  # caches and clocks settle, and one noisy moment must not count as "did not help"
 
 
@@ -62,6 +66,13 @@ class Recycling:
         self._now = now
         self._monotonic = monotonic
         self._wait = wait
+        self._lock = threading.Lock()
+        self._acting: set[str] = set()
+
+    def acting(self) -> frozenset[str]:
+        """Targets past the gate: their canaries are the episode's, and their /readyz is 503."""
+        with self._lock:
+            return frozenset(self._acting)
 
     def run(self, episode: Episode, subject: Subject) -> Episode:
         """Take an episode to its end, or to where the daemon was told to stop."""
@@ -74,15 +85,29 @@ class Recycling:
             State.WARM_UP: self._warm_up,
             State.VERIFY: self._verify,
         }
-        while episode.state not in ENDED:
-            happened = states[episode.state](episode, subject)
-            if happened is None:  # the daemon is stopping; the row says where to resume
-                return episode
-            episode = self._enter(episode, happened)
+        try:
+            while episode.state not in ENDED:
+                self._note(episode)
+                happened = states[episode.state](episode, subject)
+                if happened is None:  # the daemon is stopping; the row says where to resume
+                    break
+                episode = self._enter(episode, happened)
+        finally:
+            with self._lock:
+                self._acting.discard(episode.target)
         return episode
 
     def resume(self, episode: Episode, subject: Subject) -> Episode:
-        """Go on with an episode that a crash or a stop interrupted. Never acts a second time."""
+        """Go on with an episode that a crash or a stop interrupted. Never acts a second time.
+
+        What a person asked for a while ago, and nothing was done about, is not begun now: they may be long gone.
+        """
+        stale = self._now() - episode.requested_at > STALE_S
+        if stale and episode.trigger is Trigger.HAND and episode.state in (*BEFORE_ACTING, State.DRAIN):
+            return self._write(
+                replace(episode, state=State.ESCALATED, outcome=Outcome.INTERRUPTED),
+                "interrupted before anything was done; ask again",
+            )
         lives = subject.lives()
         old_alive = None if lives is None or not episode.lives_before else bool(set(episode.lives_before) & set(lives))
         state = resume_from(episode.state, old_lives_alive=old_alive)
@@ -92,6 +117,11 @@ class Recycling:
                 "the daemon was interrupted while acting and the old worker still runs; not repeated",
             )
         return self.run(self._write(replace(episode, state=state), f"resumed from {episode.state}"), subject)
+
+    def _note(self, episode: Episode) -> None:
+        if episode.state not in BEFORE_ACTING:
+            with self._lock:
+                self._acting.add(episode.target)
 
     # --- one method per state -----------------------------------------------------------------------------------------
 

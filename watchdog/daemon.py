@@ -86,7 +86,7 @@ class Daemon:
         self._schedule = Schedule(
             self._targets,
             now=time.time,
-            busy=self._desk.busy,
+            busy=recycling.acting,
             on_burst=self._on_burst,
             on_memory=self._on_memory,
             on_tick=lambda: self._judge.put(self._pipeline.tick),
@@ -100,7 +100,7 @@ class Daemon:
             self._metrics.registry,
             now=time.time,
             liveness=self._liveness,
-            draining=self._desk.busy,
+            draining=recycling.acting,
         )
         self._metrics.queue.set_function(self._judge.waiting)
         self._web = uvicorn.Server(

@@ -47,7 +47,7 @@ def describe(error: Mapping[str, Any], raw: Mapping[str, Any], allowed: Mapping[
     else:
         message = _WORDS.get(kind, message.removeprefix("Value error, ").replace("Input should", "must"))
     path = path_of(place, raw)
-    shown = isinstance(given, (str, int, float, bool)) and not _may_be_secret(place)
+    shown = isinstance(given, (str, int, float, bool)) and not _may_be_secret(place) and "@" not in str(given)
     return f"{path or 'configuration'}: {message}" + (f" (given: {given!r})" if shown else "")
 
 

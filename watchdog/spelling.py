@@ -109,6 +109,14 @@ def check_url(value: object) -> str:
     return value
 
 
+def _check_asked_url(value: object) -> str:
+    """A URL that is shown in messages and on the page, so that it must hold no password."""
+    url = check_url(value)
+    if httpx.URL(url).userinfo:
+        raise ValueError('must hold no user name and password; put them into headers: { Authorization = "env:NAME" }')
+    return url
+
+
 def _check_listen(value: object) -> object:
     match = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^:\s]+):(\d{1,5})", value) if isinstance(value, str) else None
     if match is None or not 1 <= int(match[2]) <= 65535:
@@ -129,6 +137,6 @@ Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
 Header = Annotated[SecretStr, BeforeValidator(_read_header)]
 Address = Annotated[SecretStr, BeforeValidator(_read_address)]
 Name = Annotated[str, BeforeValidator(_check_name)]
-Url = Annotated[str, BeforeValidator(check_url)]
+Url = Annotated[str, BeforeValidator(_check_asked_url)]
 Listen = Annotated[str, BeforeValidator(_check_listen)]
 Share = Annotated[float, Field(gt=0, le=1)]

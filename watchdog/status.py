@@ -30,6 +30,7 @@ class CanaryStatus:
     name: str
     last_at: float | None = None
     last_outcome: str | None = None
+    last_good_at: float | None = None
     p50_s: float | None = None
     p95_s: float | None = None
     baseline_id: int | None = None
@@ -123,6 +124,7 @@ def _read_canary(connection: Connection, target: str, canary: str) -> CanaryStat
         name=canary,
         last_at=bursts[-1].at if bursts else None,
         last_outcome=failed,
+        last_good_at=store.last_good_at(connection, target, canary),
         p50_s=float(np.quantile(latencies, 0.5)) if latencies else None,
         p95_s=float(np.quantile(latencies, 0.95)) if latencies else None,
         baseline_id=baseline.id if baseline else None,

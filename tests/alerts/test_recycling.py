@@ -621,7 +621,7 @@ class Office:
         self.stopping.set()
         if self.desk is not None:
             self.desk.stop(DEADLINE_S)
-            wait_until(lambda: not self.desk or not self.desk.busy(), "the desk's threads end")
+            wait_until(lambda: not self.desk or not self.desk.taken(), "the desk's threads end")
 
     def wait_for_ends(self, count: int) -> list[Episode]:
         wait_until(lambda: len(self.ended) >= count, f"{count} episodes end")
@@ -686,7 +686,7 @@ class TestDesk:
         desk = office.start()
         assert acting.wait(DEADLINE_S)
         assert [e.id for e in office.wait_for_ends(1)] == [other.id]
-        assert desk.busy() == {"chat"}
+        assert desk.taken() == {"chat"}
         for _ in range(3):
             desk.wake()
         assert office.bench.read(second).state is State.SUSPECT
@@ -725,12 +725,12 @@ class TestDesk:
         assert looked.wait(DEADLINE_S)  # the desk has seen it under way
         release.set()
         office.wait_for_ends(1)
-        wait_until(lambda: not desk.busy(), "the episode's thread is done")
+        wait_until(lambda: not desk.taken(), "the episode's thread is done")
         ended.set()
         office.bench.ask(target="image")  # once this has ended, the desk is through with what it read
         desk.wake()
         office.wait_for_ends(2)
-        wait_until(lambda: not desk.busy(), "whatever it began ends")
+        wait_until(lambda: not desk.taken(), "whatever it began ends")
         assert [e.target for e in office.ended] == ["chat", "image"]
         assert office.bench.told() == ["cooldown", "cooldown"]
         assert (len(chat.acts), office.errors) == (1, [])

@@ -76,6 +76,15 @@ def test_only_an_answer_of_a_new_worker_is_proof(database: Database, answering: 
     assert run(database, Pool(workers=[A, B], one_by_one=True, answering=answering)).outcome is outcome
 
 
+def test_what_a_person_asked_long_ago_is_not_begun_after_a_restart(database: Database) -> None:
+    """The daemon was down for an hour with the request draining: nobody expects it to act now."""
+    clock, server = Clock(), Pool(workers=[A])
+    asked = request(server.name, Trigger.HAND, "by hand", None, now=clock.at - 3600.0, new_id=lambda: "r1")
+    recycling = Recycling(database, tell=lambda *_: None, now=clock, monotonic=clock, wait=lambda _: False)
+    ended = recycling.resume(replace(asked, state=State.DRAIN), server)
+    assert (ended.state, ended.outcome, server.acts) == (State.ESCALATED, Outcome.INTERRUPTED, [])
+
+
 def test_age_takes_only_the_workers_that_are_too_old(database: Database) -> None:
     """Its siblings go on serving until their own time comes."""
     ages = {A: 4000.0, B: 100.0, C: 3700.0}

@@ -7,6 +7,8 @@ import getpass
 import pytest
 from cli_stage import FAST, Ended, Stage
 
+from baselines.store import Promotion
+from watchdog.cli.stored_baselines import earlier_baseline
 from watchdog.turns import hold
 
 SLOW_S = 0.025  # five times the usual; the target allows three times, since the machine that runs this is busy
@@ -181,3 +183,19 @@ def test_command_that_another_watchdog_holds_up_says_so(stage: Stage) -> None:
         for ended in (stage.run(FAST), stage.run("canary chat")):
             assert ended.code == 3
             assert f"another watchdog holds {lock}" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("promoted", "expected"),
+    [
+        pytest.param([], None, id="none yet"),
+        pytest.param([1], None, id="the first"),
+        pytest.param([1, 2], 1, id="the one before"),
+        pytest.param([1, 2, 3, 2], 1, id="further back after a rollback"),
+        pytest.param([1, 2, 1], None, id="nothing before the first"),
+    ],
+)
+def test_rollback_goes_to_what_was_active_before(promoted: list[int], expected: int | None) -> None:
+    """Twice is two steps back, not there and back again."""
+    history = [Promotion(baseline_id=number, at=0.0, by="", why="") for number in reversed(promoted)]
+    assert earlier_baseline(history) == expected

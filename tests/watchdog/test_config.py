@@ -118,6 +118,15 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         TARGET.replace("http://", ""),
         [f"target[m].canary[0].url: {URL} (given: '127.0.0.1:8000/predict')"],
     ),
+    "url with a password": (
+        TARGET.replace("127.0.0.1", "ana:5ecret@127.0.0.1"),
+        [
+            (
+                "target[m].canary[0].url: must hold no user name and password; put them into headers:"
+                ' { Authorization = "env:NAME" }'
+            )
+        ],
+    ),
     "url with impossible port": (
         TARGET.replace("8000", "80000"),
         [

@@ -329,6 +329,13 @@ def test_strict_readiness_waits_for_a_good_canary(
     assert site.ask("/readyz/chat").status_code == status
 
 
+def test_strict_readiness_does_not_count_answers_from_before_the_start(database: Database) -> None:
+    """A good canary of yesterday's daemon says nothing about the server of today."""
+    with database.write() as connection:
+        store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW - 86400.0))
+    assert Site(database, make_config(readyz_strict=True)).ask("/readyz/chat").status_code == 503
+
+
 # --- metrics, methods, hosts ------------------------------------------------------------------------------------------
 
 

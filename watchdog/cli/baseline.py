@@ -4,30 +4,23 @@ from __future__ import annotations
 
 import getpass
 import math
-import time
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from sqlalchemy import Connection
 from typer.core import TyperGroup
 
-from baselines import store
-from baselines.baseline import Baseline, changes, is_noisy, quality
-from baselines.comparison import compare
-from baselines.database import Database
+from baselines.baseline import is_noisy, quality
 from probes.messages import Burst
 from watchdog import baselining
 from watchdog.baselining import Plan, Result, Taken
 from watchdog.bootstrap import build_targets
+from watchdog.cli import stored_baselines
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
     ExitCode,
     Json,
-    Refused,
-    TargetName,
-    clock,
     err,
     opened,
     out,
@@ -35,8 +28,7 @@ from watchdog.cli.session import (
     print_json,
     read_duration,
 )
-from watchdog.config import ConfigError
-from watchdog.web.api import BaselineSummary, summarise_baseline
+from watchdog.cli.stored_baselines import describe
 from watchdog.web.page import milliseconds
 
 EXITS = {
@@ -47,8 +39,6 @@ EXITS = {
     Result.UNDECIDED: ExitCode.UNDECIDED,
     Result.NOT_READY: ExitCode.UNDECIDED,
 }
-
-BaselineId = Annotated[int, typer.Argument(metavar="ID")]
 
 
 class TakeByDefault(TyperGroup):
@@ -66,8 +56,8 @@ def register(app: typer.Typer) -> None:
         help="Take a baseline of TARGETs (all without one), compare it with the active one, promote it or refuse it."
         " Options of taking: watchdog baseline take --help.",
     )
-    for command in (take, show_list, show, diff, promote, rollback):
-        group.command("list" if command is show_list else None)(command)
+    group.command()(take)
+    stored_baselines.register(group)
     app.add_typer(group, name="baseline")
 
 
@@ -144,9 +134,15 @@ class _progress:  # noqa: N801  (used as a function)
 
     def __call__(self, done: int, burst: Burst) -> None:
         last = burst.samples[-1]
-        self._bar.update(self._task, completed=done, last=f"{last.outcome} {milliseconds(last.latency_s)}")
-        if not err.is_terminal and done in (1, self._total // 2, self._total):
-            err.print(f"baseline {self._what}: burst {done} of {self._total}, {last.outcome}", markup=False)
+        self._bar.update(
+            self._task,
+            completed=done,
+            total=max(done, self._total),
+            last=f"{last.outcome} {milliseconds(last.latency_s)}",
+        )
+        if not err.is_terminal and (done in (1, self._total // 2) or done >= self._total):
+            more = " (more, to make up for small or tainted bursts)" if done > self._total else ""
+            err.print(f"baseline {self._what}: burst {done} of {self._total}{more}, {last.outcome}", markup=False)
 
 
 def _print_taken(taken: Taken) -> None:
@@ -154,23 +150,7 @@ def _print_taken(taken: Taken) -> None:
     out.print(f"[{style}]{taken.result.replace('_', ' ').upper()}[/] {taken.target}/{taken.canary}: ", end="")
     out.print(taken.detail, markup=False)
     if taken.baseline is not None:
-        out.print("  " + _describe(taken.baseline), markup=False)
-
-
-def _describe(baseline: Baseline) -> str:
-    """p50, p95 with the width of its interval, and the advice that follows from it."""
-    figures = quality(baseline)
-    text = f"baseline {baseline.id}: p50 {milliseconds(baseline.p50_s)}, p95 {milliseconds(baseline.p95_s)}"
-    if figures.p95_low_s is not None and figures.p95_high_s is not None and figures.width is not None:
-        text += f" (95 % interval {milliseconds(figures.p95_low_s)} to {milliseconds(figures.p95_high_s)},"
-        text += f" {figures.width:.0%} wide)"
-    else:
-        text += " (too few samples for an interval of p95: 59 are needed)"
-    text += f" from {figures.samples} samples in {figures.bursts} bursts"
-    if is_noisy(figures) and figures.between_burst_sd is not None:
-        text += f"\n  NOISY: burst medians differ by {figures.between_burst_sd:.0%} (one standard deviation), so that a"
-        text += " slowdown of 20 % can hide among them; take it while the machine does nothing else"
-    return text
+        out.print("  " + describe(taken.baseline), markup=False)
 
 
 def _as_dict(taken: Taken) -> dict[str, object]:
@@ -194,136 +174,3 @@ def _as_dict(taken: Taken) -> dict[str, object]:
         "ratio_low": p95.low if p95 else None,
         "ratio_high": p95.high if p95 else None,
     }
-
-
-def show_list(
-    targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...")] = None,
-    config: ConfigPath = DEFAULT_CONFIG,
-    json: Json = False,
-) -> None:
-    """List stored baselines; the active one is marked."""
-    rows = []
-    with opened(config) as (parsed, database), database.read() as connection:
-        for section in pick(parsed, targets):
-            for canary in section.canary:
-                active = store.active_baseline(connection, section.name, canary.name)
-                rows += [
-                    summarise_baseline(b, active=active is not None and active.id == b.id)
-                    for b in store.list_baselines(connection, section.name, canary.name)
-                ]
-    if json:
-        print_json(rows, list[BaselineSummary])
-        return
-    if not rows:
-        out.print("no baseline yet; take one with: watchdog baseline")
-    for row in rows:
-        mark = "*" if row.active else " "
-        kind = "provisional" if row.provisional else row.label or ""
-        version = row.provenance.get("model_version", "")
-        out.print(
-            f"{mark} {row.id:>4}  {row.target}/{row.canary}  {clock(row.taken_at)}  p50 {milliseconds(row.p50_s)}"
-            f"  p95 {milliseconds(row.p95_s)}  n={row.samples}  {version} {kind}".rstrip(),
-            markup=False,
-        )
-
-
-def show(baseline_id: BaselineId, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
-    """Show one baseline: its figures, identity and provenance."""
-    with opened(config) as (_, database), database.read() as connection:
-        baseline = _get(connection, baseline_id)
-        history = store.promotions(connection, baseline.target, baseline.canary)
-    if json:
-        print_json(
-            {"baseline": summarise_baseline(baseline, active=bool(history) and history[0].baseline_id == baseline.id)},
-            Any,
-        )
-        return
-    out.print(f"{baseline.target}/{baseline.canary}, taken {clock(baseline.taken_at)}", markup=False)
-    out.print("  " + _describe(baseline), markup=False)
-    for name, value in {"label": baseline.label, "input": baseline.identity.input_hash, **baseline.provenance}.items():
-        if value is not None:
-            out.print(f"  {name}: {value}", markup=False)
-    for p in history:
-        if p.baseline_id == baseline.id:
-            out.print(f"  promoted {clock(p.at)} by {p.by}: {p.why}", markup=False)
-
-
-def diff(
-    a: Annotated[int, typer.Argument(metavar="A")],
-    b: Annotated[int, typer.Argument(metavar="B")],
-    config: ConfigPath = DEFAULT_CONFIG,
-    json: Json = False,
-) -> None:
-    """Compare two stored baselines: B against A. Exit codes: 0 not slower, 2 slower, 3 undecided."""
-    with opened(config) as (parsed, database), database.read() as connection:
-        old, new = _get(connection, a), _get(connection, b)
-        threshold = parsed.find(new.target).regression.threshold
-    comparison = compare(new, old, threshold=threshold)
-    changed = changes(old.provenance, new.provenance)
-    if json:
-        print_json({"comparison": comparison, "changed": changed}, Any)
-    else:
-        out.print("  " + _describe(old) + "\n  " + _describe(new), markup=False)
-        p95 = comparison.p95
-        if p95 is not None:
-            bounds = "" if p95.low is None or p95.high is None else f" (95 % interval {p95.low:.2f} to {p95.high:.2f})"
-            out.print(f"  p95 ratio {p95.estimate:.2f}{bounds}: {comparison.answer.replace('_', ' ')}", markup=False)
-        else:
-            out.print(f"  {comparison.reason.replace('_', ' ')}: not comparable", markup=False)
-        for name, (before, after) in changed.items():
-            out.print(f"  {name}: {before or 'unknown'} -> {after or 'unknown'}", markup=False)
-    code = {"not_slower": ExitCode.FINE, "slower": ExitCode.WORSE, "undecided": ExitCode.UNDECIDED}
-    raise typer.Exit(code[comparison.answer])
-
-
-def promote(
-    baseline_id: BaselineId,
-    why: Annotated[str, typer.Option(help="Goes on record.")] = "promoted by hand",
-    config: ConfigPath = DEFAULT_CONFIG,
-    json: Json = False,
-) -> None:
-    """Make a stored baseline the active one."""
-    with opened(config) as (parsed, database):
-        with database.read() as connection:
-            baseline = _get(connection, baseline_id)
-        parsed.find(baseline.target)
-        _activate(database, baseline, why, json=json)
-
-
-def rollback(
-    target: TargetName,
-    canary: Annotated[str | None, typer.Option(help="Needed when the target has several.")] = None,
-    config: ConfigPath = DEFAULT_CONFIG,
-    json: Json = False,
-) -> None:
-    """Make the baseline that was active before the present one active again."""
-    with opened(config) as (parsed, database):
-        names = [c.name for c in parsed.find(target).canary]
-        if canary is None and len(names) > 1:
-            raise Refused(f"{target} has several canaries; say which with --canary: {', '.join(names)}")
-        chosen = canary or names[0]
-        if chosen not in names:
-            raise ConfigError([f"{target} has no canary {chosen!r}; there are: {', '.join(names)}"])
-        with database.read() as connection:
-            history = store.promotions(connection, target, chosen)
-            earlier = next((p for p in history if p.baseline_id != history[0].baseline_id), None)
-            baseline = store.get_baseline(connection, earlier.baseline_id) if earlier else None
-        if baseline is None:
-            raise Refused(f"{target}/{chosen} has no earlier baseline to go back to")
-        _activate(database, baseline, f"rollback from {history[0].baseline_id}", json=json)
-
-
-def _activate(database: Database, baseline: Baseline, why: str, *, json: bool) -> None:
-    with database.write(durable=True) as connection:
-        store.promote(connection, baseline, at=time.time(), by=getpass.getuser(), why=why)
-    if json:
-        print_json({"promoted": baseline.id, "why": why})
-    else:
-        out.print(f"active for {baseline.target}/{baseline.canary}: " + _describe(baseline), markup=False)
-
-
-def _get(connection: Connection, baseline_id: int) -> Baseline:
-    baseline = store.get_baseline(connection, baseline_id)
-    if baseline is None:
-        raise Refused(f"there is no baseline {baseline_id}; see: watchdog baseline list")
-    return baseline

@@ -133,6 +133,10 @@ def _by_ourselves(
     target = targets[asked.target]
     for canary in target.canaries:
         target.baseline(canary)  # loads the golden outputs
+    with database.read() as connection:
+        left = [e for e in recycle_store.under_way(connection) if e.target == asked.target]
+    for each in left:  # of a daemon or a command that was killed: end it first, it may have acted
+        recycling.resume(each, target)
     with database.write(durable=True) as connection:
         recycle_store.save_episode(connection, asked)
     episode = recycling.run(asked, target)

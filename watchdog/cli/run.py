@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 
@@ -16,10 +17,13 @@ def register(app: typer.Typer) -> None:
     app.command()(run)
 
 
-def run(config: ConfigPath = DEFAULT_CONFIG) -> None:
+def run(
+    config: ConfigPath = DEFAULT_CONFIG,
+    json: Annotated[bool, typer.Option("--json", help="Log JSON lines, whatever [log] says.")] = False,
+) -> None:
     """Watch the targets until SIGTERM."""
     with opened(config) as (parsed, database):
-        set_up_logging(format=parsed.log.format, level=parsed.log.level)
+        set_up_logging(format="json" if json else parsed.log.format, level=parsed.log.level)
         Daemon(parsed, database).run()
     # The interpreter would now wait for probes that hang, which may be for ever (a wedged GPU driver). All that counts
     # is on disk, and whoever sent SIGTERM has a deadline too.

@@ -48,6 +48,8 @@ def create_app(
     rebinding.
     """
 
+    started_at = now()
+
     def page(_request: Request) -> Response:
         with database.read() as connection:
             targets = read_targets(connection, config)
@@ -75,7 +77,8 @@ def create_app(
                 target = next(t for t in read_targets(connection, config) if t.name == name)
         except SqlError:
             target = None
-        reasons = not_ready(target, draining=name in draining(), strict=config.web.readyz_strict)
+        good_since = started_at if config.web.readyz_strict else None
+        reasons = not_ready(target, draining=name in draining(), good_since=good_since)
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
     def metrics(_request: Request) -> Response:
@@ -95,11 +98,12 @@ def create_app(
     )
 
 
-def not_ready(target: TargetStatus | None, *, draining: bool, strict: bool) -> list[str]:
+def not_ready(target: TargetStatus | None, *, draining: bool, good_since: float | None) -> list[str]:
     """Why a target must get no traffic; empty when it may.
 
     Only positive evidence counts: never latency, a leak, UNKNOWN, or a watchdog that just started or cannot read its
-    database (target is None). `strict` adds the start-up gate: one good canary is needed first.
+    database (target is None). With good_since (`readyz_strict`: when the daemon started) the start-up gate comes first:
+    each canary must have been good once since then.
     """
     reasons = []
     if target is not None:
@@ -108,6 +112,8 @@ def not_ready(target: TargetStatus | None, *, draining: bool, strict: bool) -> l
         reasons.append("a recycle is under way")
     if target is not None and target.breaker_open:
         reasons.append("the recycle breaker is open")
-    if strict and (target is None or any(c.last_outcome != "good" for c in target.canaries)):
+    if good_since is not None and (
+        target is None or any(c.last_good_at is None or c.last_good_at < good_since for c in target.canaries)
+    ):
         reasons.append("no good canary yet (readyz_strict)")
     return reasons
