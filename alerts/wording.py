@@ -131,4 +131,5 @@ _UNITS: tuple[tuple[str, Callable[[float], str]], ...] = (  # the first that fit
     ("_s", say_duration),
     ("_at", lambda at: f"{datetime.fromtimestamp(at, UTC):%H:%M:%S} UTC"),
     ("_ratio", lambda value: f"ratio {value:.2f}"),
+    ("_cpu", lambda value: f"CPU {value:.0%} of a core"),
 )

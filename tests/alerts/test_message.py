@@ -171,7 +171,7 @@ def firing(incident: Incident, **more: object) -> Message:
             "Since: 07:48 UTC, 12 min ago\n"
             "Likely cause: the model or its server\n"
             "Figures: samples 1, answered 0, failed 1, busy 0, time since good 5 min, workers alive 1,"
-            " worker cpu 0.003, outcome: timeout\n"
+            " worker CPU 0% of a core, outcome: timeout\n"
             'Done: Nothing: it would be recycled, but mode = "alert".\n' + NEXT + " | watchdog canary chat",
             id="availability",
         ),
