@@ -81,6 +81,7 @@ def test_check_live_asks_everything(stage: Stage, receiver: Receiver) -> None:
         ("process", "chat workers", "no process found"),
         ("notifier", "notifier oncall", "ConnectError"),
         ("wrong", "chat/default", "not_finite"),
+        ("control", "chat/default control", "no good answer from http://127.0.0.1:1/"),
     ],
 )
 def test_check_live_exits_two_when_something_cannot_be_reached(stage: Stage, change: str, what: str, says: str) -> None:
@@ -92,6 +93,9 @@ def test_check_live_exits_two_when_something_cannot_be_reached(stage: Stage, cha
     stage.write_config(before=notifier, after=process)
     if change == "canary":
         stage.config.write_text(stage.config.read_text().replace(f":{stage.model.port}/", ":1/"))
+    if change == "control":
+        text = stage.config.read_text()
+        stage.config.write_text(text.replace("\njson", '\ncontrol_url = "http://127.0.0.1:1/"\njson', 1))
     if change == "wrong":
         stage.model.scale = float("nan")
     ended = stage.run("check --live")

@@ -14,7 +14,7 @@ from baselines.database import open_database
 from probes.messages import Family
 from watchdog.bootstrap import build_targets
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
-from watchdog.config import Config, load_config
+from watchdog.config import Config, HttpCanarySection, load_config
 from watchdog.migrations.migrate import bring_up_to_date
 
 
@@ -71,12 +71,17 @@ def _look(config: Config) -> list[Row]:
     database = open_database(config.store.url)
     bring_up_to_date(database)
     targets = build_targets(config, database)
-    for target in targets.values():
-        for name in target.canaries:
+    for section, target in zip(config.target, targets.values(), strict=True):
+        for canary in section.canary:
+            name = canary.name
             answer = target.probe(name, size=1, wait_s=30.0).samples[-1]
             said = "good" if answer.latency_s is None else f"good, {answer.latency_s * 1000:.1f} ms"
             detail = said if answer.outcome.family is Family.GOOD else f"{answer.outcome}: {answer.detail}"
             rows.append({"what": f"{target.name}/{name}", "ok": answer.outcome.family is Family.GOOD, "detail": detail})
+            if isinstance(canary, HttpCanarySection) and canary.control_url is not None:
+                took = answer.control_s
+                said = f"no good answer from {canary.control_url}" if took is None else f"good, {took * 1000:.1f} ms"
+                rows.append({"what": f"{target.name}/{name} control", "ok": took is not None, "detail": said})
         lives = target.lives()
         if lives is not None:
             pids = ", ".join(str(life.pid) for life in lives) or "no process found"
