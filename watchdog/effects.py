@@ -25,6 +25,9 @@ from watchdog.target import Target
 log = structlog.get_logger("watchdog")
 
 
+GONE_S = 120.0
+
+
 class Effects:
     """Applies what `incident.step` decided.
 
@@ -110,7 +113,7 @@ class Effects:
         """Reminders that are due, requests that the gate may now grant, and workers past their age."""
         now = self._now()
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
-            if self._is_gone(incident):
+            if self._is_gone(incident, now):
                 self.apply(connection, incident, retire(incident, now=now, why=StepReason.WORKER_GONE))
                 self._forget(connection, incident)
                 continue
@@ -120,11 +123,13 @@ class Effects:
         asked += ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
         self._enqueued = self._enqueued or bool(asked)
 
-    def _is_gone(self, incident: Incident) -> bool:
-        """Whether it is about the memory of a worker that ended and whose slot nobody took."""
+    def _is_gone(self, incident: Incident, now: float) -> bool:
+        """Whether it is about the memory of a worker that ended and whose slot nobody has taken for a while."""
         target = self._targets.get(incident.target)
         if incident.check is not Check.MEMORY or target is None or target.workers is None:
             return False
+        if now - incident.updated_at < GONE_S + target.policies.leak.judge_every_s:
+            return False  # judged just now, or being restarted
         return incident.subject not in {f"slot {slot}" for slot in target.workers.find()}
 
     def _forget(self, connection: Connection, incident: Incident) -> None:

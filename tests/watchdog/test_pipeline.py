@@ -226,6 +226,9 @@ class TestFiring:
         assert [i.state for i in bench.incidents] == [IncidentState.FIRING]
         bench.workers.lives = [WORKER]
         bench.pipeline.tick()
+        assert [i.state for i in bench.incidents] == [IncidentState.FIRING], "it may just be restarting"
+        bench.clock.at += 600.0
+        bench.pipeline.tick()
         assert [i.state for i in bench.incidents] == [IncidentState.RESOLVED]
         assert bench.told == ["firing", "resolved"]
         assert bench.metric("watchdog_verdict", target="chat", check="memory", status="WORSE") == 0
