@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import leave_out
 
 from probes.gpu.reader import DeviceReading, GpuFault, GpuReader, GpuReading
 from probes.process import ProcessSpec, WorkerWatch
@@ -65,9 +66,7 @@ class Machine:
 
 def build_stub(folder: Path, *flags: str) -> Path:
     if shutil.which("gcc") is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("gcc is not installed, and CI must run this")
-        pytest.skip("gcc is not installed")
+        leave_out("gcc is not installed")
     subprocess.run([ROOT / "tests" / "stub_nvml" / "build.sh", folder, *flags], check=True, timeout=60)
     return folder
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import leave_out
 from fault_server import GOOD, FaultServer
 
 from probes.canary.burst import CanaryPlan
@@ -339,7 +340,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         subprocess.run(argv, check=True, capture_output=True, timeout=60)
     except FileNotFoundError:
-        pytest.skip("openssl is not installed")
+        leave_out("openssl is not installed")
     both.write_bytes(key.read_bytes() + cert.read_bytes())
     return both
 

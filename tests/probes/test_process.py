@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import leave_out
 
 from probes.canary.burst import CanaryPlan
 from probes.canary.http import HttpCanary
@@ -375,7 +376,7 @@ async def app(scope, receive, send):
 def test_workers_of_real_servers_are_found(tmp_path: Path, argv: list[str], workers: int) -> None:
     """By port, by pid file and by parent pid: the same processes, never the master or a helper."""
     if find_spec(argv[0]) is None:
-        pytest.skip(f"{argv[0]} is not installed")
+        leave_out(f"{argv[0]} is not installed")
     (tmp_path / "asgi.py").write_text(ASGI)
     (tmp_path / "wsgi.py").write_text("def app(environ, start):\n    start('200 OK', [])\n    return [b'1']\n")
     with socket.create_server(("127.0.0.1", 0)) as free:

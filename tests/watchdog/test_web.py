@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import jsonschema
 import pytest
 from builders import NOW, make_baseline, make_burst, make_incident
 from prometheus_client.parser import text_string_to_metric_families
@@ -417,7 +418,6 @@ def test_collection_reads_back_as_its_type(name: str, kind: str, request: pytest
 @pytest.mark.parametrize("kind", ["empty", "full"])
 def test_collection_is_what_the_openapi_document_says(name: str, kind: str, request: pytest.FixtureRequest) -> None:
     """Validated with a JSON Schema library against the document that the API itself serves."""
-    jsonschema = pytest.importorskip("jsonschema", reason="needs the package jsonschema")
     site: Site = request.getfixturevalue(kind)
     document = site.ask("/api/v1/openapi.json").json()
     told = document["paths"][f"/api/v1/{name}"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
