@@ -106,6 +106,9 @@ class Trigger(StrEnum):
     HAND = "hand"
 
 
+STALE_REQUEST_S = 300.0  # what a person asked for so long ago is not begun: they may be long gone
+
+
 class GateReason(StrEnum):
     """The gate's answer. Everything but ALLOWED ends the episode as BLOCKED."""
 
@@ -120,6 +123,10 @@ class GateReason(StrEnum):
     IN_FLIGHT = "in_flight"
     GROUP_BUSY = "group_busy"
     SILENCED = "silenced"
+    RECOVERING = "recovering"
+    EVIDENCE_STALE = "evidence_stale"
+    REQUEST_STALE = "request_stale"
+    JUST_RECYCLED = "just_recycled"
     TOO_YOUNG = "too_young"
     COOLING_DOWN = "cooling_down"
     BUDGET_SPENT = "budget_spent"
@@ -129,6 +136,9 @@ class GateReason(StrEnum):
 PASSING = frozenset(
     {
         GateReason.WORKER_GONE,
+        GateReason.BREAKER_OPEN,
+        GateReason.RECOVERING,
+        GateReason.EVIDENCE_STALE,
         GateReason.IN_FLIGHT,
         GateReason.GROUP_BUSY,
         GateReason.SILENCED,
@@ -170,7 +180,9 @@ class RecyclePolicy:
 class GateFacts:
     """What the gate needs to know, gathered by the caller at one moment.
 
-    firing, cause, level: of the incident; None for the other triggers.
+    firing, cause, level: of the incident; None for the other triggers. blamed: cause `model` in as many verdicts in a
+        row as it takes to fire. recovering: its newest verdict was good. stale: its newest is too old to act on.
+    asked_s: age of the request. recycled_since_asked: another episode acted meanwhile, or ended.
     workers: processes alive, None when they are not watched; youngest_uptime_s: of those that would be recycled.
     missing: a signal that should be there and is not (for example the GPU of a `device = "cuda"` target).
     acts: times at which this target was acted on (not by age), any order. ineffective: in a row, since the last reset.
@@ -183,6 +195,11 @@ class GateFacts:
     firing: bool = True
     cause: Cause | None = None
     level: Level | None = None
+    blamed: bool = True
+    recovering: bool = False
+    stale: bool = False
+    asked_s: float = 0.0
+    recycled_since_asked: bool = False
     missing: str | None = None
     workers: int | None = None
     youngest_uptime_s: float | None = None
@@ -199,7 +216,8 @@ def may_recycle(facts: GateFacts, policy: RecyclePolicy, *, now: float) -> GateR
     """The gate. `mode` is asked last, so that MODE means "would have recycled".
 
     A person (`watchdog recycle`) is not held by evidence, age, cooldown, budget, silences and mode, but is by a
-    recycle under way, by the group's share and by the breaker, which they can reset.
+    recycle under way or done since they asked, by the group's share and by the breaker, which they can reset. What is
+    not watched (workers is None) is not acted on by itself: neither its age nor its idleness can be known.
     """
     refusals = [
         (not facts.has_recycler, GateReason.NO_RECYCLER),
@@ -210,9 +228,16 @@ def may_recycle(facts: GateFacts, policy: RecyclePolicy, *, now: float) -> GateR
     if facts.trigger is Trigger.INCIDENT:
         refusals += [
             (not facts.firing, GateReason.INCIDENT_OVER),
-            (facts.cause is not Cause.MODEL, GateReason.CAUSE_NOT_MODEL),
+            (facts.recovering, GateReason.RECOVERING),
+            (facts.stale, GateReason.EVIDENCE_STALE),
+            (facts.cause is not Cause.MODEL or not facts.blamed, GateReason.CAUSE_NOT_MODEL),
             (facts.level not in (Level.PAGE, Level.URGENT), GateReason.LEVEL_TOO_LOW),
-            (facts.missing is not None, GateReason.EVIDENCE_MISSING),
+            (facts.missing is not None or facts.workers is None, GateReason.EVIDENCE_MISSING),
+        ]
+    if facts.trigger is Trigger.HAND:
+        refusals += [
+            (facts.asked_s > STALE_REQUEST_S, GateReason.REQUEST_STALE),
+            (facts.recycled_since_asked, GateReason.JUST_RECYCLED),
         ]
     if facts.trigger is not Trigger.HAND:
         cooldown_s = policy.cooldown_s * 2**facts.ineffective

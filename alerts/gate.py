@@ -10,13 +10,18 @@ from sqlalchemy import Connection
 from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import GateFacts, RecyclePolicy, State, Trigger, is_too_old
-from alerts.incident import Incident
+from alerts.incident import POLICIES, Incident, is_blamed
 from alerts.incident import State as IncidentState
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode
 from alerts.recyclers import Recycler
 from baselines import store as history
+from baselines.verdict import Status
 from probes.messages import Burst, Life
+
+
+class Held(Exception):  # noqa: N818  (the name says what happened)
+    """The canaries cannot be asked just now: another command holds them. Try again."""
 
 
 class Subject(Protocol):
@@ -37,6 +42,10 @@ class Subject(Protocol):
     def policy(self) -> RecyclePolicy:
         """When it may be recycled."""
 
+    @property
+    def evidence_age_s(self) -> float:
+        """How old the newest bad verdict may be, in seconds, for anything to be done about it."""
+
     def lives(self) -> list[Life] | None:
         """The workers alive now; None when processes are not watched."""
 
@@ -47,7 +56,7 @@ class Subject(Protocol):
         """A signal that should be there and is not; None when all are."""
 
     def burst(self, *, size: int | None = None) -> list[Burst]:
-        """One burst of each canary, taken now."""
+        """One burst of each canary that asks the serving workers, taken now. Raises Held."""
 
     def memory_bytes(self) -> int | None:
         """Memory of all workers together, host and device; None when not watched."""
@@ -69,6 +78,13 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
         firing=incident is not None and incident.state is IncidentState.FIRING,
         cause=incident.cause if incident else None,
         level=incident.level if incident else None,
+        blamed=incident is not None and is_blamed(incident, POLICIES[incident.check]),
+        recovering=incident is not None and incident.status is not Status.WORSE,
+        stale=incident is not None and now - incident.updated_at > subject.evidence_age_s,
+        asked_s=now - episode.requested_at,
+        recycled_since_asked=recycle_store.acted_since(
+            connection, subject.name, episode.requested_at, other=episode.id
+        ),
         missing=subject.missing(),
         workers=None if chosen is None else len(chosen),
         youngest_uptime_s=min(uptimes, default=None),
@@ -82,6 +98,12 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
     )
 
 
+def too_old(subject: Subject) -> list[Life]:
+    """The workers past their `max_age`; none where it is not known."""
+    ages = [(life, uptime) for life in subject.lives() or () if (uptime := subject.uptime_s(life)) is not None]
+    return [life for life, uptime in ages if is_too_old(life.key, uptime, subject.policy)]
+
+
 def workers_meant(
     connection: Connection, episode: Episode, incident: Incident | None, subject: Subject
 ) -> list[Life] | None:
@@ -92,7 +114,7 @@ def workers_meant(
     """
     lives = subject.lives()
     if lives is not None and episode.trigger is Trigger.AGE:
-        return [x for x in lives if (up := subject.uptime_s(x)) is not None and is_too_old(x.key, up, subject.policy)]
+        return too_old(subject)
     if lives is None or incident is None or incident.life is None:
         return lives
     named = [life for life in lives if life.key == incident.life]

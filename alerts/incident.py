@@ -51,6 +51,7 @@ __all__ = [  # what callers need in one place
     "Tell",
     "acknowledge",
     "good_needed",
+    "is_blamed",
     "is_flapping",
     "remind",
     "retire",
@@ -94,6 +95,7 @@ class Incident:
     status: of the last verdict that counted. reason, cause, evidence, life: of the last bad one; level: the highest.
     since: when the trouble began, as the detector estimates it; opened_at: the first bad verdict.
     told_at: when people were last told; None while nobody was told of this firing.
+    blamed: strikes in a row that blamed the model at a level that acts.
     strikes: of the last verdicts, oldest first. flaps: how often it came back soon after it resolved.
     """
 
@@ -113,6 +115,7 @@ class Incident:
     told_at: float | None = None
     resolved_at: float | None = None
     strikes: tuple[int, ...] = ()
+    blamed: int = 0
     good_in_a_row: int = 0
     flaps: int = 0
     life: str | None = None
@@ -188,6 +191,11 @@ def acknowledge(incident: Incident, *, by: str, now: float) -> Incident:
     return replace(incident, acked_by=by, updated_at=now)
 
 
+def is_blamed(incident: Incident, policy: IncidentPolicy) -> bool:
+    """Whether the model was blamed in as many verdicts in a row as it takes to fire: one odd reading is not enough."""
+    return incident.blamed >= policy.fire_strikes
+
+
 def is_flapping(incident: Incident, policy: IncidentPolicy) -> bool:
     return incident.flaps >= policy.flap_limit
 
@@ -211,6 +219,7 @@ def _take_good(incident: Incident, *, now: float, policy: IncidentPolicy) -> Ste
         incident,
         status=Status.OK,
         updated_at=now,
+        blamed=0,
         strikes=_push(incident.strikes, 0, policy),
         good_in_a_row=incident.good_in_a_row + 1,
     )
@@ -228,7 +237,7 @@ def _take_good(incident: Incident, *, now: float, policy: IncidentPolicy) -> Ste
 
 def _close(incident: Incident, state: State, *, now: float, why: StepReason) -> Step:
     resolved_at = now if state is State.RESOLVED else None
-    closed = replace(incident, state=state, resolved_at=resolved_at, updated_at=now, strikes=())
+    closed = replace(incident, state=state, resolved_at=resolved_at, updated_at=now, strikes=(), blamed=0)
     if state is State.RESOLVED and incident.told_at is not None:
         return _tell(replace(closed, told_at=now), Event.RESOLVED, why)
     return Step(incident=closed, why=why)
@@ -251,11 +260,12 @@ def _take_bad(
         incident = _new(verdict, incident_id=new_id(), now=now)
     # A WORSE verdict stands for one strike at the least, whatever its judge forgot to say.
     strikes = _push(before, max(1, verdict.strikes), policy)
-    struck = replace(incident, status=Status.WORSE, updated_at=now, strikes=strikes, good_in_a_row=0)
+    blamed = incident.blamed + max(1, verdict.strikes) if _acts(verdict) else 0
+    struck = replace(incident, status=Status.WORSE, updated_at=now, strikes=strikes, good_in_a_row=0, blamed=blamed)
     signal = Signal.ENOUGH_STRIKES if sum(strikes) >= policy.fire_strikes else Signal.STRIKE
     state = advance(incident.state, signal)
     if incident.state is State.FIRING:
-        return _go_on_firing(struck, verdict, now=now, muted=muted)
+        return _go_on_firing(struck, verdict, now=now, muted=muted, newly_blamed=_newly(incident, struck, policy))
     if state is State.FIRING:
         return _fire(struck, verdict, now=now, policy=policy, muted=muted)
     if state is State.RESOLVED:  # what it was stays on record unless it fires again
@@ -273,16 +283,15 @@ def _fire(incident: Incident, verdict: Verdict, *, now: float, policy: IncidentP
         if is_flapping(incident, policy):
             why = StepReason.FLAPPING
     fired = replace(_record(incident, verdict), state=State.FIRING, fired_at=now, since=began)
-    recycle = (RequestRecycle(life=verdict.life),) if _acts(verdict) else ()
+    recycle = (RequestRecycle(life=verdict.life),) if is_blamed(fired, policy) else ()
     if muted:
         return Step(incident=fired, effects=recycle, why=why)
     return _tell(replace(fired, told_at=now), Event.FIRING, why, *recycle)
 
 
-def _go_on_firing(incident: Incident, verdict: Verdict, *, now: float, muted: bool) -> Step:
+def _go_on_firing(incident: Incident, verdict: Verdict, *, now: float, muted: bool, newly_blamed: bool) -> Step:
     rose = verdict.level.rank > incident.level.rank
-    newly_acts = _acts(verdict) and (rose or incident.cause is not Cause.MODEL)
-    recycle = (RequestRecycle(life=verdict.life),) if newly_acts else ()
+    recycle = (RequestRecycle(life=verdict.life),) if newly_blamed else ()
     recorded = _record(incident, verdict)
     if not rose:
         return Step(incident=recorded, effects=recycle, why=StepReason.STILL_FIRING)
@@ -321,6 +330,10 @@ def _record(incident: Incident, verdict: Verdict) -> Incident:
         life=verdict.life,
         evidence=dict(verdict.evidence),
     )
+
+
+def _newly(before: Incident, after: Incident, policy: IncidentPolicy) -> bool:
+    return is_blamed(after, policy) and not is_blamed(before, policy)
 
 
 def _since(verdict: Verdict) -> float:

@@ -97,6 +97,7 @@ class StepReason(StrEnum):
     RECOVERED = "recovered"
     REMOVED = "removed"
     WORKER_GONE = "worker_gone"
+    RECYCLED = "recycled"
     # of reminders
     REPEAT_DUE = "repeat_due"
     UNTOLD = "untold"  # it fired while muted and fires still

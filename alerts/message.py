@@ -233,6 +233,8 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
     what, alert = f"{incident.target} ({_subject(incident)})", f"The alert said: {incident.target} {trouble}."
     if why is StepReason.REMOVED:
         return f"CLOSED: {what} is no longer watched", f"It is no longer in the configuration. {alert}"
+    if why is StepReason.RECYCLED:
+        return f"RESOLVED: {what} was recycled", f"The recycle was verified: memory is below where it was. {alert}"
     if why is StepReason.WORKER_GONE:
         return f"CLOSED: the worker of {what} is gone", f"It ended and no other took its place. {alert}"
     sentence = (

@@ -10,18 +10,21 @@ from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import ENDED, INEFFECTIVE, PASSING, GateReason, Outcome, Trigger, may_recycle
 from alerts.gate import Subject, gather_facts
+from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
-from baselines.verdict import Cause, Level
+from baselines.verdict import Cause, Level, Status
 
+SETTLE_S = 600.0  # verdicts made of bursts from before the recycle have passed by then
 LOOKED_AT = 1000  # open incidents; far more than a person could read
 
 
-def may_ask_again(last: Episode | None) -> bool:
+def may_ask_again(incident: Incident, last: Episode | None) -> bool:
     """Whether a firing incident may ask once more after its last episode.
 
-    Yes when time or new evidence may have lifted the refusal, or when the last recycle did not help and the cooldown
-    (which the gate knows) may be over. No while one is under way, after one that was verified, or was interrupted.
+    Yes when time or new evidence may have lifted the refusal; when the last recycle did not help and the cooldown
+    (which the gate knows) may be over; or when it did help and a worker that was not there then fails since. No while
+    one is under way or after one that was interrupted.
     """
     if last is None:
         return True
@@ -29,7 +32,18 @@ def may_ask_again(last: Episode | None) -> bool:
         return False
     if last.outcome is Outcome.BLOCKED:
         return last.detail in PASSING
+    if last.outcome is Outcome.VERIFIED:
+        return _has_come_back(incident, last)
     return last.outcome in INEFFECTIVE
+
+
+def _has_come_back(incident: Incident, last: Episode) -> bool:
+    """Whether it is bad again after the proof: with another worker, or, where that is not known, for a good while."""
+    if incident.status is not Status.WORSE or last.ended_at is None or incident.updated_at <= last.ended_at:
+        return False
+    if incident.life is not None:
+        return incident.life not in {life.key for life in last.lives_before}
+    return incident.updated_at - last.ended_at > SETTLE_S
 
 
 def ask_again(
@@ -46,7 +60,7 @@ def ask_again(
             or incident.level not in (Level.PAGE, Level.URGENT)
         ):
             continue
-        if not may_ask_again(recycle_store.last_of_incident(connection, incident.id)):
+        if not may_ask_again(incident, recycle_store.last_of_incident(connection, incident.id)):
             continue
         episode = request(incident.target, Trigger.INCIDENT, incident.reason, incident.id, now=now, new_id=new_id)
         facts = gather_facts(connection, episode, subject, now=now)

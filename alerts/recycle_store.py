@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields
 from itertools import takewhile
 from typing import Any
 
-from sqlalchemy import Connection, Row, delete, desc, func, insert, select, update
+from sqlalchemy import Connection, Row, and_, delete, desc, func, insert, or_, select, update
 
 from alerts import schema
 from alerts.episode import ENDED, INEFFECTIVE, Outcome, State, Trigger
@@ -105,11 +105,23 @@ def acts_since(connection: Connection, target: str, since: float) -> tuple[float
     return tuple(row.acted_at for row in rows)
 
 
+def acted_since(connection: Connection, target: str, since: float, *, other: str) -> bool:
+    """Whether another episode than `other` acted on the target, or ended after acting, since then."""
+    table = schema.recycles
+    later = or_(table.c.acted_at > since, and_(table.c.acted_at.is_not(None), table.c.ended_at > since))
+    found = connection.execute(
+        select(table.c.id).where(table.c.target == target, table.c.id != other, later).limit(1)
+    ).first()
+    return found is not None
+
+
 def last_ended_at(connection: Connection, target: str) -> float | None:
-    """When the last episode that acted ended; None when none did."""
+    """When the last episode that acted ended, those by age left out; None when none did."""
     table = schema.recycles
     return connection.execute(
-        select(func.max(table.c.ended_at)).where(table.c.target == target, table.c.acted_at.is_not(None))
+        select(func.max(table.c.ended_at)).where(
+            table.c.target == target, table.c.acted_at.is_not(None), table.c.trigger != Trigger.AGE
+        )
     ).scalar()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from sqlalchemy import Connection
@@ -18,19 +19,17 @@ from alerts.episode import (
     GateReason,
     Outcome,
     State,
-    Trigger,
     advance,
     may_recycle,
     resume_from,
 )
-from alerts.gate import Subject, gather_facts, workers_meant
+from alerts.gate import Held, Subject, gather_facts, workers_meant
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode, Step
 from baselines.database import Database
 from probes.messages import Burst, Family, Life
 
 POLL_S = 0.5
-STALE_S = 300.0
 VERIFY_PATIENCE = 4  # caches and clocks settle, and one noisy moment must not count as "did not help"
 
 
@@ -98,19 +97,13 @@ class Recycling:
         return episode
 
     def resume(self, episode: Episode, subject: Subject) -> Episode:
-        """Go on with an episode that a crash or a stop interrupted. Never acts a second time.
-
-        What a person asked for a while ago, and nothing was done about, is not begun now: they may be long gone.
-        """
-        stale = self._now() - episode.requested_at > STALE_S
-        if stale and episode.trigger is Trigger.HAND and episode.state in (*BEFORE_ACTING, State.DRAIN):
-            return self._write(
-                replace(episode, state=State.ESCALATED, outcome=Outcome.INTERRUPTED),
-                "interrupted before anything was done; ask again",
-            )
+        """Go on with an episode that a crash or a stop interrupted. Never acts on a worker a second time."""
         lives = subject.lives()
-        old_alive = None if lives is None or not episode.lives_before else bool(set(episode.lives_before) & set(lives))
+        ordered = episode.lives_before[: _ordered(episode)]
+        old_alive = None if lives is None or not ordered else bool(set(ordered) & set(lives))
         state = resume_from(episode.state, old_lives_alive=old_alive)
+        if state is State.WAIT_READY and len(ordered) < len(episode.lives_before) and episode.state is State.RECYCLE:
+            state = State.RECYCLE  # those after it were never touched: their turn is still to come
         if state is None:
             return self._write(
                 replace(episode, state=State.ESCALATED, outcome=Outcome.INTERRUPTED),
@@ -152,8 +145,15 @@ class Recycling:
         recycler, lives = subject.recycler, episode.lives_before
         assert recycler is not None  # the gate's first question
         turns = [(life,) for life in lives] if recycler.one_by_one and lives else [lives]
+        done = _ordered(episode) if "workers_ordered" in episode.evidence else 0  # by a run that was interrupted
+        if done:
+            waited = self._until_ready(episode, subject, ended=lives[:done])
+            if waited is None or waited.event is not Event.READY:
+                return waited
         said: list[str] = []
-        for number, turn in enumerate(turns, 1):
+        for number, turn in enumerate(turns[done:], done + 1):
+            if len(turns) > 1:
+                self._note_order(episode, number)
             acted = recycler.act(turn)
             if not acted.done:
                 return self._failed(episode, Outcome.ACT_FAILED, acted.detail, subject)
@@ -163,6 +163,12 @@ class Recycling:
                 if waited is None or waited.event is not Event.READY:
                     return waited
         return Happened(event=Event.ACTED, detail=", ".join(said))
+
+    def _note_order(self, episode: Episode, number: int) -> None:
+        """Before the act on a worker, as every state is: what a crash leaves says who was not touched yet."""
+        noted = replace(episode, evidence={**episode.evidence, "workers_ordered": number})
+        with self._database.write(durable=True) as connection:
+            recycle_store.save_episode(connection, noted)
 
     def _wait_ready(self, episode: Episode, subject: Subject) -> Happened | None:
         return self._until_ready(episode, subject, ended=episode.lives_before)
@@ -190,14 +196,17 @@ class Recycling:
             before = episode.evidence.get("before_workers")
             if not lives or (isinstance(before, int) and len(lives) < before):
                 return f"{len(lives)} of {before} workers run"
-        for burst in subject.burst(size=1):
-            if burst.samples[-1].outcome.family not in (Family.GOOD, Family.WRONG):
-                return f"canary {burst.canary}: {burst.samples[-1].outcome}"
-        return ""
+        try:
+            bursts = subject.burst(size=1)
+        except Held as held:
+            return str(held)
+        bad = (b for b in bursts if b.samples[-1].outcome.family not in (Family.GOOD, Family.WRONG))
+        return next((f"canary {b.canary}: {b.samples[-1].outcome}" for b in bad), "")
 
     def _warm_up(self, _episode: Episode, subject: Subject) -> Happened:
         """One burst whose latencies are thrown away: first calls compile, allocate and fill caches."""
-        subject.burst()
+        with suppress(Held):
+            subject.burst()
         return Happened(event=Event.WARM, detail="")
 
     def _verify(self, episode: Episode, subject: Subject) -> Happened | None:
@@ -209,18 +218,25 @@ class Recycling:
         rounds: deque[list[Burst]] = deque(maxlen=subject.verify_bursts)
         recovery = Recovery(recovered=False, detail="not verified")
         met: set[str] = set()
-        new = {life.key for life in subject.lives() or ()} - {life.key for life in episode.lives_before}
-        for number in range(1, VERIFY_PATIENCE * (subject.verify_bursts + len(subject.lives() or ())) + 1):
-            rounds.append(subject.burst())
+        known = {life.key for life in subject.lives() or ()}
+        new = self._started_since(episode, subject)
+        for _ in range(VERIFY_PATIENCE * (subject.verify_bursts + len(subject.lives() or ()))):
+            try:
+                rounds.append(subject.burst())
+            except Held:
+                if self._wait(POLL_S):
+                    return None
+                continue
             met |= {s.life for burst in rounds[-1] for s in burst.samples if s.life is not None}
-            if number >= subject.verify_bursts:
+            if len(rounds) == subject.verify_bursts:
                 recovery = subject.judge(
                     [burst for each in rounds for burst in each],
                     reason=episode.reason,
                     before=before if isinstance(before, int) else None,
                     after=subject.memory_bytes(),
                 )
-            if recovery.recovered and met and new and not met & new:
+            # Inside a container of its own a worker names itself as nobody here knows it: then it cannot be told.
+            if recovery.recovered and new and met & known and not met & new:
                 recovery = replace(recovery, recovered=False, detail="no answer came from a new worker, no proof")
             if recovery.recovered:
                 break
@@ -232,6 +248,12 @@ class Recycling:
         failed = self._failed(episode, Outcome.NOT_HELPED, recovery.detail, subject)
         event = failed.event if failed.event is Event.HELPLESS else Event.FINISHED
         return replace(failed, event=event, evidence=evidence)
+
+    def _started_since(self, episode: Episode, subject: Subject) -> set[str]:
+        """The workers that began after the act."""
+        since_s = self._now() - (episode.acted_at or episode.requested_at)
+        ages = {life.key: subject.uptime_s(life) for life in subject.lives() or ()}
+        return {key for key, age in ages.items() if age is not None and age <= since_s}
 
     def _failed(self, episode: Episode, outcome: Outcome, detail: str, subject: Subject) -> Happened:
         """Ineffective: opens the breaker when it is not the first in a row."""
@@ -272,3 +294,9 @@ class Recycling:
             if ended and written.state is not State.BLOCKED:
                 self._tell(connection, written)
         return written
+
+
+def _ordered(episode: Episode) -> int:
+    """How many of the workers the recycler was told to take, the one under way included; all where it takes all."""
+    ordered = episode.evidence.get("workers_ordered")
+    return ordered if isinstance(ordered, int) else len(episode.lives_before)

@@ -25,6 +25,7 @@ incidents = Table(
     Column("told_at", Float),
     Column("resolved_at", Float),
     Column("strikes", JSON, nullable=False),
+    Column("blamed", Integer, nullable=False),
     Column("good_in_a_row", Integer, nullable=False),
     Column("flaps", Integer, nullable=False),
     Column("life", String),

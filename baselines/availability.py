@@ -38,12 +38,20 @@ class AvailabilityPolicy:
     busy_patience_s: float = 300.0
 
 
-def judge_availability(burst: Burst, *, last_good_at: float | None, policy: AvailabilityPolicy, now: float) -> Verdict:
+def judge_availability(
+    burst: Burst,
+    *,
+    last_good_at: float | None,
+    first_burst_at: float | None = None,
+    policy: AvailabilityPolicy,
+    now: float,
+) -> Verdict:
     """Judge one burst.
 
     WORSE when a request got no answer; the incident asks for several such bursts. UNKNOWN while the target is only
     busy: it says so itself, or all its requests time out while a worker uses the CPU. WORSE (saturated, load) once
-    that has lasted busy_patience_s since last_good_at; with None, never good, there is nothing to count from.
+    that has lasted busy_patience_s since last_good_at, or since first_burst_at, when the canary was asked first, for
+    one that was never good. Both are about the bursts before this one; both None: it is the first.
     """
     bad = [s for s in burst.samples if s.outcome.family in _BAD]
     answered = sum(s.outcome.family in _ANSWERED for s in burst.samples)
@@ -68,9 +76,10 @@ def judge_availability(burst: Burst, *, last_good_at: float | None, policy: Avai
     if answered and not bad:
         return good
     if not answered and _only_busy(burst, bad):
-        if last_good_at is None or now - last_good_at < policy.busy_patience_s:
+        quiet_since = first_burst_at if last_good_at is None else last_good_at
+        if quiet_since is None or now - quiet_since < policy.busy_patience_s:
             return replace(good, status=Status.UNKNOWN, reason=Reason.BUSY)
-        return _worse(good, Reason.SATURATED, Cause.LOAD, since=last_good_at)
+        return _worse(good, Reason.SATURATED, Cause.LOAD, since=quiet_since)
     return _failed(good, burst, next((s for s in bad if s.outcome is Outcome.CUDA_FAULT), bad[0]))
 
 

@@ -58,17 +58,23 @@ def is_working(burst: Burst) -> bool:
     return burst.worker_cpu is not None and burst.worker_cpu >= WORKING_CPU
 
 
+def _timeout_cause(burst: Burst) -> Cause:
+    if is_working(burst):
+        return Cause.LOAD
+    if any(s.outcome is Outcome.GOOD for s in burst.samples):
+        return Cause.UNKNOWN  # what answered a moment ago may only be slow; a hang shows in the next burst
+    return Cause.MODEL if burst.workers_alive and burst.worker_cpu is not None else Cause.UNKNOWN
+
+
 def availability_cause(burst: Burst, outcome: Outcome) -> Cause:
     """The cause of a failed request of this burst that ended with `outcome`."""
     if any(s.outcome.family is Family.BUSY for s in burst.samples):
         return Cause.LOAD
-    none_alive, some_alive = burst.workers_alive == 0, bool(burst.workers_alive)
+    some_alive = bool(burst.workers_alive)
     if outcome is Outcome.TIMEOUT:
-        if is_working(burst):
-            return Cause.LOAD
-        return Cause.MODEL if some_alive and burst.worker_cpu is not None else Cause.UNKNOWN
+        return _timeout_cause(burst)
     if outcome is Outcome.REFUSED:
         return Cause.MODEL if some_alive else Cause.UNKNOWN  # none alive: its supervisor starts it again
     if outcome in _SERVER_ERRORS:
-        return Cause.UNKNOWN if none_alive else Cause.MODEL
+        return Cause.MODEL if some_alive else Cause.UNKNOWN  # a proxy answers so while the server is being started
     return Cause.UNKNOWN

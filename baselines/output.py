@@ -27,7 +27,8 @@ _REASONS: Mapping[Outcome, Reason] = {
 def judge_output(burst: Burst, *, now: float, baseline: Baseline | None = None) -> Verdict:
     """Judge the answers of one burst; requests that got none are left to availability.
 
-    WORSE when any answer was wrong, with as many strikes as came in a row (2 at most). UNKNOWN without an answer.
+    WORSE when any answer was wrong, with as many strikes as came in a row (2 at most). UNKNOWN without an answer, and
+    when nothing is wrong with it but the baseline is of another identity, so that it was compared with nothing.
     The cause is the model, or the version when the baseline's provenance is given and differs.
     """
     answers = [s for s in burst.samples if s.outcome.family in (Family.GOOD, Family.WRONG)]
@@ -44,12 +45,15 @@ def judge_output(burst: Burst, *, now: float, baseline: Baseline | None = None) 
     )
     if not answers:
         return replace(good, status=Status.UNKNOWN, reason=Reason.NO_DATA)
+    if not wrong and baseline is not None and baseline.identity != burst.identity:
+        return replace(good, status=Status.UNKNOWN, reason=Reason.IDENTITY_CHANGED)  # compared with nothing
     if not wrong:
         return good
     first = wrong[0]
     changed = changes(baseline.provenance, burst.provenance) if baseline is not None else {}
     named = {"changed": describe_changes(changed)} if changed else {}
-    cause = Cause.VERSION_CHANGED if changed else Cause.MODEL
+    # An isolated worker's wrong answer is the model's, but a recycle of the server would not change it.
+    cause = Cause.VERSION_CHANGED if changed else Cause.UNKNOWN if burst.isolated else Cause.MODEL
     return replace(
         good,
         status=Status.WORSE,

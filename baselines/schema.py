@@ -26,7 +26,9 @@ bursts = Table(
     Column("workers_alive", Integer),
     Column("worker_cpu", Float),
     Column("facts", JSON, nullable=False),
+    Column("any_good", Boolean, nullable=False),  # whether one of its samples at least is good
     Index("ix_bursts_target_canary_at", "target", "canary", "at"),
+    Index("ix_bursts_target_canary_any_good_at", "target", "canary", "any_good", "at"),
 )
 
 samples = Table(
@@ -62,6 +64,7 @@ memory_samples = Table(
     Column("reserved_bytes", Integer),
     Column("uptime_s", Float),
     Index("ix_memory_samples_target_life_at", "target", "life", "at"),
+    Index("ix_memory_samples_target_slot", "target", "slot"),  # ends in the id, as every index of SQLite
 )
 
 lives = Table(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
-from sqlalchemy import Connection, Row, desc, func, insert, select
+from sqlalchemy import Connection, Row, desc, func, insert, select, update
 from sqlalchemy.dialects.sqlite import insert as upsert
 
 from baselines import schema
@@ -40,6 +40,7 @@ def add_burst(connection: Connection, burst: Burst) -> None:
             workers_alive=burst.workers_alive,
             worker_cpu=burst.worker_cpu,
             facts=dict(burst.facts),
+            any_good=any(s.outcome is Outcome.GOOD for s in burst.samples),
         )
     )
     key = result.inserted_primary_key
@@ -65,11 +66,18 @@ def bursts_since(connection: Connection, target: str, canary: str, *, since: flo
 
 
 def last_good_at(connection: Connection, target: str, canary: str) -> float | None:
-    """When a burst last gave nothing but good answers; None when it never did."""
+    """The time of the newest burst with a good answer in it; None when there is none."""
     b = schema.bursts
     found = connection.execute(
-        select(func.max(b.c.at)).where(b.c.target == target, b.c.canary == canary, b.c.outcome == Outcome.GOOD)
+        select(func.max(b.c.at)).where(b.c.target == target, b.c.canary == canary, b.c.any_good.is_(True))
     ).scalar()
+    return None if found is None else float(found)
+
+
+def first_burst_at(connection: Connection, target: str, canary: str) -> float | None:
+    """The time of the oldest burst still stored; None when there is none."""
+    b = schema.bursts
+    found = connection.execute(select(func.min(b.c.at)).where(b.c.target == target, b.c.canary == canary)).scalar()
     return None if found is None else float(found)
 
 
@@ -133,9 +141,12 @@ def memory_since(connection: Connection, target: str, life: str, *, since: float
 
 
 def latest_memory(connection: Connection, target: str) -> list[MemorySample]:
-    """The newest sample of each slot, by slot; empty when none was ever taken."""
-    m = schema.memory_samples
-    newest = select(func.max(m.c.id)).where(m.c.target == target).group_by(m.c.slot)
+    """The newest sample of each slot that a life was last seen in, by slot; empty when none was ever taken."""
+    m, li = schema.memory_samples, schema.lives
+    slots = select(li.c.slot).where(li.c.target == target).distinct().subquery()
+    latest = select(func.max(m.c.id)).where(m.c.target == target, m.c.slot == slots.c.slot)
+    # a look into the index for each slot, not a scan of all their rows
+    newest = select(latest.correlate(slots).scalar_subquery()).select_from(slots)
     rows = connection.execute(select(m).where(m.c.id.in_(newest)).order_by(m.c.slot))
     return [MemorySample(**{name: getattr(row, name) for name in _MEMORY_FIELDS}) for row in rows]
 
@@ -274,6 +285,14 @@ def save_verdict(connection: Connection, verdict: Verdict) -> None:
             evidence=dict(verdict.evidence),
         )
     )
+
+
+def refresh_verdict(connection: Connection, verdict: Verdict) -> None:
+    """Bring the figures of the newest stored verdict of this subject up to date; its words and its time stand."""
+    v = schema.verdicts
+    subject = (v.c.target == verdict.target, v.c.check == verdict.check, v.c.subject == verdict.subject)
+    newest = select(func.max(v.c.id)).where(*subject).scalar_subquery()
+    connection.execute(update(v).where(v.c.id == newest).values(evidence=dict(verdict.evidence)))
 
 
 def latest_verdicts(connection: Connection) -> list[Verdict]:

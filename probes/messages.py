@@ -183,6 +183,7 @@ class Burst:
     workers_alive: processes found for the target; None when they are not watched.
     worker_cpu: CPU seconds per second of the busiest worker during the burst; None when not watched.
     facts: numbers of the isolated worker (model_load_s, allocated_bytes, peak_allocated_bytes, ...).
+    isolated: answered by an isolated worker, not by the serving one; not stored, the canary's configuration says it.
     """
 
     target: str
@@ -196,6 +197,7 @@ class Burst:
     workers_alive: int | None = None
     worker_cpu: float | None = None
     facts: Mapping[str, float] = field(default_factory=dict)
+    isolated: bool = False
 
     @property
     def judged(self) -> tuple[Sample, ...]:

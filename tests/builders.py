@@ -81,6 +81,7 @@ def make_incident(incident_id: str = "i1", **about: Any) -> Incident:
         "opened_at": NOW - 60,
         "updated_at": NOW,
         "fired_at": NOW,
+        "blamed": 3,
     }
     return Incident(**values | about)
 

@@ -44,6 +44,7 @@ from watchdog.judge_thread import JudgeThread
 from watchdog.pipeline import Pipeline
 from watchdog.provisional import Provisional
 from watchdog.schedule import Schedule
+from watchdog.status import is_watched
 from watchdog.turns import Occupied, hold
 from watchdog.web.app import Liveness, create_app
 
@@ -86,6 +87,8 @@ class Daemon:
         self._schedule = Schedule(
             self._targets,
             now=time.time,
+            monotonic=time.monotonic,
+            wait=self._stopping.wait,
             busy=recycling.acting,
             on_burst=self._on_burst,
             on_memory=self._on_memory,
@@ -187,14 +190,13 @@ class Daemon:
             log.info("retention", deleted=deleted)
 
     def _take_up(self) -> None:
-        """Go on where the last run ended; close what is about targets, canaries and notifiers no longer configured."""
-        subjects = {(t.name, c.name) for t in self._config.target for c in t.canary}
+        """Go on where the last run ended; close what is about what is watched no longer."""
+        sections = {section.name: section for section in self._config.target}
         now = time.time()
         with self._database.write(durable=True) as connection:
             for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
-                known = incident.target in self._targets and (
-                    incident.subject.startswith("slot ") or (incident.target, incident.subject) in subjects
-                )
+                section = sections.get(incident.target)
+                known = section is not None and is_watched(section, incident.subject)
                 if incident.state in OPEN and not known:
                     self._effects.apply(connection, incident, retire(incident, now=now))
             delivery_store.bury_orphans(connection, [n.name for n in self._config.notifier])
@@ -210,10 +212,9 @@ class Daemon:
         self._metrics.deliveries.labels(notifier, result).inc()
 
     def _liveness(self) -> Liveness:
-        problems = [] if self._judge.is_alive() else ["the judge thread has ended; restart the daemon"]
-        if self._judge.problem:
-            problems.append(self._judge.problem)
-        return Liveness(problems=tuple(problems))
+        ended = None if self._judge.is_alive() else "the judge thread has ended; restart the daemon"
+        problems = (ended, self._judge.problem, self._schedule.problem())
+        return Liveness(problems=tuple(p for p in problems if p))
 
 
 def _listen(config: Config) -> socket.socket:

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from alerts import delivery_store, recycle_store
 from alerts import store as alert_store
 from alerts.episode import GateReason, Outcome, Trigger
+from alerts.gate import too_old
 from alerts.incident import POLICIES, Event, Incident, RequestRecycle, Step, StepReason, Tell, remind, retire
 from alerts.message import Message, incident_message, recycle_message
 from alerts.notifiers.delivery import Route, recipients
@@ -19,6 +20,7 @@ from alerts.recycle_requests import ask_again, ask_for_age, request
 from alerts.recycle_store import Episode
 from baselines import store
 from baselines.verdict import Check, Level, Reason, Status, Verdict, worst
+from probes.messages import Life
 from watchdog.metrics import Metrics
 from watchdog.target import Target
 
@@ -51,17 +53,27 @@ class Effects:
         self._new_id = new_id
         self._changed = changed
         self._enqueued = False
-        self._standing: dict[tuple[str, str, str], Verdict] = {}
+        self._aged: set[Life] = set()
+        self._standing: dict[tuple[str, Check, str], Verdict] = {}
 
     def restore(self, connection: Connection) -> None:
         """Take up where the last run ended: standing verdicts, open incidents and breakers show at once."""
         for verdict in store.latest_verdicts(connection):
             if verdict.target in self._targets:
                 self._standing[(verdict.target, verdict.check, verdict.subject)] = verdict
+        for target, check, _ in self._standing:
+            self._metrics.observe_status(target, check, self._worst(target, check))
         self._metrics.observe_incidents(alert_store.count_firing(connection))
+        self._show_breakers(connection)
+
+    def _show_breakers(self, connection: Connection) -> None:
         for name, target in self._targets.items():
             ineffective = recycle_store.ineffective_in_a_row(connection, name)
             self._metrics.breaker.labels(name).set(ineffective >= target.policy.breaker_limit)
+
+    def _worst(self, target: str, check: Check) -> Status:
+        """Of the standing verdicts of a check over its subjects."""
+        return worst(v for (t, c, _), v in self._standing.items() if (t, c) == (target, check)).status
 
     def muted(self, connection: Connection, verdict: Verdict | Incident) -> bool:
         """Whether nobody is to be told now: `mode = "observe"`, or a silence."""
@@ -74,6 +86,8 @@ class Effects:
         if before is None or _words(before) != _words(verdict):
             store.save_verdict(connection, verdict)
             log.info("verdict", target=verdict.target, check=verdict.check, subject=verdict.subject, **_words(verdict))
+        elif verdict.status is Status.WORSE:
+            store.refresh_verdict(connection, verdict)
 
     def apply(self, connection: Connection, before: Incident | None, step: Step) -> None:
         """Save the incident and enqueue what the step asks for."""
@@ -102,8 +116,7 @@ class Effects:
         self._standing |= {(v.target, v.check, v.subject): v for v in verdicts}
         for verdict in verdicts:
             self._metrics.observe_verdict(verdict)
-            same = [v for (t, c, _), v in self._standing.items() if (t, c) == (verdict.target, verdict.check)]
-            self._metrics.observe_status(verdict.target, verdict.check, worst(same).status)
+            self._metrics.observe_status(verdict.target, verdict.check, self._worst(verdict.target, verdict.check))
         self._metrics.observe_incidents(firing)
         if self._enqueued:
             self._enqueued = False
@@ -122,6 +135,17 @@ class Effects:
         asked = ask_again(connection, self._targets, now=now, new_id=self._new_id)
         asked += ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
         self._enqueued = self._enqueued or bool(asked)
+        self._count_age()
+        self._show_breakers(connection)
+
+    def _count_age(self) -> None:
+        """In mode "alert": each worker once that would have been recycled by age."""
+        for name, target in self._targets.items():
+            if target.mode == "act" or target.policy.max_age_s is None:
+                continue
+            for life in set(too_old(target)) - self._aged:
+                self._aged.add(life)
+                self._metrics.would_recycle.labels(name, "max_age").inc()
 
     def _is_gone(self, incident: Incident, now: float) -> bool:
         """Whether it is about the memory of a worker that ended and whose slot nobody has taken for a while."""
@@ -145,13 +169,15 @@ class Effects:
         )
         store.save_verdict(connection, verdict)
         self._standing[key] = verdict
-        same = [v for (t, c, _), v in self._standing.items() if (t, c) == key[:2]]
-        self._metrics.observe_status(incident.target, incident.check, worst(same).status)
+        self._metrics.observe_status(incident.target, incident.check, self._worst(incident.target, incident.check))
 
     def tell_recycle(self, connection: Connection, episode: Episode) -> None:
         """Say how a recycle ended; inside the transaction that ends it."""
         incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
         self._enqueue(connection, recycle_message(asdict(episode), incident=incident, now=self._now()), muted=False)
+        if episode.outcome is Outcome.VERIFIED and incident is not None and incident.check is Check.MEMORY:
+            # A new life says nothing for hours. Its proof ends the incident; should it leak too, that is a new one.
+            self.apply(connection, incident, retire(incident, now=self._now(), why=StepReason.RECYCLED))
 
     def recycle_ended(self, episode: Episode) -> None:
         """After the episode: count it."""
@@ -163,8 +189,7 @@ class Effects:
             self._metrics.recycles.labels(episode.target, reason, episode.outcome).inc()
         if target is not None:
             with target.database.read() as connection:
-                ineffective = recycle_store.ineffective_in_a_row(connection, episode.target)
-            self._metrics.breaker.labels(episode.target).set(ineffective >= target.policy.breaker_limit)
+                self._show_breakers(connection)
         self._changed()
 
     def _tell_incident(self, connection: Connection, incident: Incident, event: Event, why: StepReason) -> None:

@@ -36,7 +36,16 @@ RECYCLE_REASONS = (
     "max_age",
     "by_hand",
 )
-ERROR_PLACES = ("probe", "memory", "judge", "database", "results_dropped", "recycle")
+ERROR_PLACES = (
+    "probe",
+    "probe_missed",
+    "probe_overlapped",
+    "memory",
+    "judge",
+    "database",
+    "results_dropped",
+    "recycle",
+)
 
 
 def package_version() -> str:

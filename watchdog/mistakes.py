@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from baselines.leak import MIN_BUCKETS
+from watchdog.spelling import parse_duration
+
 Place = tuple[str | int, ...]
+LEAK_INTERVAL_S, LEAK_WINDOW_S = 15.0, 4 * 3600.0  # of `watchdog.config.LeakSection`, for a key that is not there
 _KINDS = ("http", "torch")  # pydantic's tag of a canary's kind: a step of its path, not a key of the file
 _SECRET_KEYS = frozenset({"token", "secret", "headers"})
 _WORDS = {
@@ -103,6 +107,11 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         yield (*place, "process"), f"exactly one of {', '.join(ways)} is needed"
     if target.get("mode") == "act" and recycle is None:
         yield place, 'mode = "act" needs a [target.recycle] table'
+    if isinstance(leak := target.get("leak", {}), dict):
+        interval_s, window_s = _seconds(leak, "interval", LEAK_INTERVAL_S), _seconds(leak, "window", LEAK_WINDOW_S)
+        if interval_s is not None and window_s is not None and interval_s * MIN_BUCKETS > window_s:
+            longest = f"at most a {MIN_BUCKETS}th of window ({window_s:g} s)"
+            yield (*place, "leak"), f"interval ({interval_s:g} s) must be {longest}, else memory is never judged"
     if isinstance(recycle, dict):
         kind = recycle.get("kind")
         if kind == "process" and process is None:
@@ -110,6 +119,14 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         if (kind == "command") != ("command" in recycle) and kind in ("command", "process"):
             needed = 'command = ["program", "argument", ...] is needed with kind = "command" and only there'
             yield (*place, "recycle"), needed
+
+
+def _seconds(table: Mapping[str, Any], key: str, default: float) -> float | None:
+    """A duration of the raw document; None when it is none, which others say."""
+    try:
+        return parse_duration(table.get(key, default))
+    except ValueError:
+        return None
 
 
 def _tables(raw: Mapping[str, Any], key: str) -> list[tuple[Place, Mapping[str, Any]]]:

@@ -1,4 +1,4 @@
-"""The first baseline of a canary that has none: taken by the daemon itself, marked provisional, said in `status`."""
+"""The first baseline of a canary for its input: taken by the daemon, marked provisional, said in `status`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import structlog
+from sqlalchemy import Connection
 
 from baselines import store
 from baselines.baseline import NotReady, gather
 from baselines.database import Database
-from probes.messages import Burst
+from probes.messages import Burst, Identity
 from watchdog.target import Target
 
 BURSTS = 30  # as many as `watchdog baseline` takes
@@ -25,16 +26,17 @@ class Provisional:
         self._database = database
         self._targets = targets
         self._now = now
-        self._done: set[tuple[str, str]] = set()
+        self._done: set[tuple[str, str, Identity]] = set()
 
     def consider(self, burst: Burst) -> None:
         """Take the baseline once the last BURSTS bursts are all good and alike. The burst itself is stored already."""
         key = (burst.target, burst.canary)
-        if key in self._done or not self._targets[burst.target].auto_baseline:
+        done = (*key, burst.identity)
+        if done in self._done or not self._targets[burst.target].auto_baseline:
             return
         with self._database.read() as connection:
-            if store.active_baseline(connection, *key) is not None:
-                self._done.add(key)
+            if _has_baseline(connection, burst):
+                self._done.add(done)
                 return
             bursts = store.bursts_since(connection, *key, limit=BURSTS)
         if len(bursts) < BURSTS:
@@ -46,10 +48,16 @@ class Provisional:
             log.debug("no provisional baseline yet", target=burst.target, canary=burst.canary, why=str(why))
             return
         with self._database.write(durable=True) as connection:
-            if store.active_baseline(connection, *key) is not None:  # a person was quicker, and theirs stands
+            if _has_baseline(connection, burst):  # a person was quicker, and theirs stands
                 return
             saved = store.save_baseline(connection, baseline)
             why_now = "the first baseline, taken by the daemon"
             store.promote(connection, saved, at=self._now(), by="watchdog", why=why_now)
-        self._done.add(key)
+        self._done.add(done)
         log.info("provisional baseline", target=burst.target, canary=burst.canary, p95_s=baseline.p95_s)
+
+
+def _has_baseline(connection: Connection, burst: Burst) -> bool:
+    """Whether the active baseline is of what this burst asked; another input's is no baseline for it."""
+    active = store.active_baseline(connection, burst.target, burst.canary)
+    return active is not None and active.identity == burst.identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -72,6 +73,32 @@ class TargetStatus:
     last_recycle: Episode | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readiness:
+    """What decides whether a target may get traffic. last_good_at: of each configured canary; None: never."""
+
+    incidents: tuple[Incident, ...]
+    breaker_open: bool
+    last_good_at: Mapping[str, float | None]
+
+
+def read_readiness(connection: Connection, target: TargetSection) -> Readiness:
+    """What a load balancer asks for every second: of one target, and nothing more."""
+    found = alert_store.list_incidents(connection, target=target.name, only_open=True, limit=1000)
+    return Readiness(
+        incidents=tuple(i for i in found if i.state is IncidentState.FIRING),
+        breaker_open=_is_breaker_open(connection, target),
+        last_good_at={c.name: store.last_good_at(connection, target.name, c.name) for c in target.canary},
+    )
+
+
+def is_watched(target: TargetSection, subject: str) -> bool:
+    """Whether the configuration still asks about a subject: one of the canaries, or a worker where they are watched."""
+    if subject.startswith("slot "):  # no canary can have such a name
+        return target.process is not None
+    return subject in {c.name for c in target.canary}
+
+
 def read_targets(connection: Connection, config: Config) -> list[TargetStatus]:
     """The status of every configured target, in the order of the configuration."""
     verdicts = store.latest_verdicts(connection)
@@ -83,11 +110,11 @@ def read_targets(connection: Connection, config: Config) -> list[TargetStatus]:
 def _read_target(
     connection: Connection, target: TargetSection, verdicts: list[Verdict], firing: list[Incident]
 ) -> TargetStatus:
-    mine = tuple(sorted((v for v in verdicts if v.target == target.name), key=lambda v: (v.subject, v.check)))
+    stand = [v for v in verdicts if v.target == target.name and is_watched(target, v.subject)]
+    mine = tuple(sorted(stand, key=lambda v: (v.subject, v.check)))
     statuses = {v.status for v in mine}
     worst = Status.WORSE if Status.WORSE in statuses else Status.OK if statuses == {Status.OK} else Status.UNKNOWN
     episodes = recycle_store.list_episodes(connection, target.name, limit=1)
-    ineffective = recycle_store.ineffective_in_a_row(connection, target.name)
     return TargetStatus(
         name=target.name,
         group=target.group,
@@ -107,12 +134,16 @@ def _read_target(
                 gpu_used_bytes=m.gpu_used_bytes,
                 gpu_capacity_bytes=m.gpu_capacity_bytes,
             )
-            for m in store.latest_memory(connection, target.name)
+            for m in (store.latest_memory(connection, target.name) if target.process is not None else [])
         ),
         incidents=tuple(i for i in firing if i.target == target.name),
-        breaker_open=ineffective >= RecyclePolicy().breaker_limit,
+        breaker_open=_is_breaker_open(connection, target),
         last_recycle=episodes[0] if episodes else None,
     )
+
+
+def _is_breaker_open(connection: Connection, target: TargetSection) -> bool:
+    return recycle_store.ineffective_in_a_row(connection, target.name) >= RecyclePolicy().breaker_limit
 
 
 def _read_canary(connection: Connection, target: str, canary: str) -> CanaryStatus:

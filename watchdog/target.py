@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection
 
 from alerts.episode import RecyclePolicy
+from alerts.gate import Held
 from alerts.recovery import Recovery, judge_recovery
 from alerts.recyclers import Recycler
 from baselines import store
@@ -23,9 +24,9 @@ from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
 from probes.host import Host
-from probes.messages import Burst, Life, MemorySample, Output
+from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
-from watchdog.turns import hold
+from watchdog.turns import Occupied, hold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,7 @@ class Target:
     ready_timeout_s: float = 600.0
     verify_bursts: int = 3
     memory_interval_s: float = 15.0
-    _goldens: dict[str, Output | None] = field(default_factory=dict)
+    _baselines: dict[str, Baseline | None] = field(default_factory=dict)
 
     @property
     def policy(self) -> RecyclePolicy:
@@ -80,7 +81,7 @@ class Target:
         Its golden output is kept for the next probes, which never wait for the database.
         """
         baseline = store.active_baseline(connection, self.name, canary)
-        self._goldens[canary] = baseline.golden if baseline else None
+        self._baselines[canary] = baseline
         return baseline
 
     def baseline(self, canary: str) -> Baseline | None:
@@ -92,8 +93,16 @@ class Target:
         """Take one burst, compared with the golden output last loaded. Raises turns.Occupied when another holds it."""
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
-            burst = self.canaries[canary].burst(golden=self._goldens.get(canary) if golden else None, size=size)
+            burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
         return burst if self.gpu is None else _on_gpu(burst, self.gpu)
+
+    def _golden(self, canary: str) -> Output | None:
+        """The golden output, unless it is the answer to something else: another input, or another type of GPU."""
+        baseline, identity = self._baselines.get(canary), self.canaries[canary].identity
+        if baseline is None or identity is None:
+            return None
+        known = identity if self.gpu is None else _with_gpu_type(identity, self.gpu)
+        return baseline.golden if baseline.identity == known else None
 
     def sample_memory(self) -> list[MemorySample]:
         """Memory of each worker now; empty when processes are not watched or none is found."""
@@ -111,12 +120,25 @@ class Target:
         return booted_s - life.start_ticks / os.sysconf("SC_CLK_TCK")
 
     def missing(self) -> str | None:
-        if self.device == "cuda" and (self.gpu is None or not self.gpu.available):
+        if self.device == "cuda" and (self.gpu is None or not self.gpu.available or self.gpu.lost):
             return "gpu"
         return None
 
+    @property
+    def evidence_age_s(self) -> float:
+        slowest_s = max((c.plan.interval_s + c.plan.timeout_s for c in self.canaries.values()), default=60.0)
+        return 3 * max(slowest_s, self.policies.leak.judge_every_s if self.workers else 0.0)
+
     def burst(self, *, size: int | None = None) -> list[Burst]:
-        return [self.probe(name, size=size, wait_s=c.plan.timeout_s) for name, c in self.canaries.items()]
+        """Of the canaries that ask the server: an isolated one says nothing about it."""
+        asked = {name: c for name, c in self.canaries.items() if not c.isolated}
+        try:
+            return self._burst(asked, size)
+        except Occupied as error:
+            raise Held(f"somebody else asks just now: {error}") from error
+
+    def _burst(self, canaries: Mapping[str, Canary], size: int | None) -> list[Burst]:
+        return [self.probe(name, size=size, wait_s=c.plan.timeout_s) for name, c in canaries.items()]
 
     def memory_bytes(self) -> int | None:
         samples = self.sample_memory()
@@ -146,10 +168,8 @@ def _on_gpu(burst: Burst, gpu: GpuReader) -> Burst:
     """Add what NVML knows: the driver is provenance, the GPU's type is identity (unless the canary knows better)."""
     versions = {"driver": gpu.driver_version, "cuda_driver": gpu.cuda_version}
     known = {key: value for key, value in versions.items() if value is not None}
-    types = sorted(set(gpu.names))
-    gpu_type = burst.identity.gpu_type or (", ".join(types) if types else None)
-    return replace(
-        burst,
-        identity=replace(burst.identity, gpu_type=gpu_type),
-        provenance={**known, **burst.provenance},
-    )
+    return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
+
+
+def _with_gpu_type(identity: Identity, gpu: GpuReader) -> Identity:
+    return replace(identity, gpu_type=identity.gpu_type or ", ".join(sorted(set(gpu.names))) or None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
-from probes.messages import Burst, Outcome, Output, Sample
+from probes.messages import Burst, Identity, Outcome, Output, Sample
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +31,20 @@ class CanaryPlan:
 
 
 class Canary(Protocol):
-    """A fixed input that is sent to one target again and again."""
+    """A fixed input that is sent to one target again and again.
+
+    isolated: asks the model in a process of its own, so that its failures say nothing about the serving worker.
+    """
 
     target: str
     name: str
     plan: CanaryPlan
+    isolated: bool
+
+    @property
+    def identity(self) -> Identity | None:
+        """What it asks, as far as it knows; None until it does."""
+        ...
 
     def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
         """Send one burst and wait for it. A failing target is data in the burst, never an exception.

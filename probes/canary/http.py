@@ -32,6 +32,8 @@ class HttpCanary:
     own_delay_s: a counter of our own delay (`taint.OwnDelay`), asked from the thread that runs the burst.
     """
 
+    isolated = False
+
     def __init__(
         self,
         *,
@@ -94,6 +96,11 @@ class HttpCanary:
             s.latency_s for s in run.samples if s.outcome is Outcome.GOOD and s.latency_s is not None
         )
         return self._report(run, at)
+
+    @property
+    def identity(self) -> Identity:
+        """The input; what the server computes it on is not known here."""
+        return self._identity
 
     def close(self) -> None:
         """Nothing is kept open from one burst to the next."""

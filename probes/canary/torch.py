@@ -42,6 +42,8 @@ class TorchCanary:
     Raises wire.WireError (a ValueError) for an input_spec that is not plain JSON of a moderate size.
     """
 
+    isolated = True
+
     def __init__(
         self,
         *,
@@ -79,7 +81,7 @@ class TorchCanary:
         self._closed = False
         self._worker: WorkerProcess | None = None
         self._loaded: wire.Loaded | None = None  # by the worker at hand, or the one that just failed
-        self._identity = Identity(input_hash="unknown")  # the last one known: a crash does not change it
+        self._identity: Identity | None = None  # the last one known: a crash does not change it
         self._settled = False
         self._typical_s: float | None = None
 
@@ -109,7 +111,8 @@ class TorchCanary:
                 canary=self.name,
                 at=at,
                 samples=tuple(samples),
-                identity=self._identity,
+                identity=self._identity or Identity(input_hash="unknown"),
+                isolated=True,
                 output=output,
                 provenance={} if self._loaded is None else self._loaded.provenance,
                 facts=self._facts(measured, [t.device_s for t in calls if t.device_s is not None]),
@@ -131,6 +134,11 @@ class TorchCanary:
                 ops=tuple(OpStat(**vars(op)) for op in profiled.ops),
                 environment=profiled.environment,
             )
+
+    @property
+    def identity(self) -> Identity | None:
+        """The input and what it runs on, as the worker told; None until a worker has loaded the model."""
+        return self._identity
 
     def close(self) -> None:
         """End the worker, also in the middle of a burst, which then ends as crashed. Safe to call twice."""

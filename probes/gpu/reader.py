@@ -109,12 +109,14 @@ class _Device:
 class GpuReader:
     """NVML, initialised once (doing so for every reading leaks file descriptors). Build it with `open`.
 
-    why: what is missing when not `available`. driver_version, cuda_version ("13.0"): None when not told.
+    why: what is missing when not `available`. lost: the last reading had no figure of any device.
+    driver_version, cuda_version ("13.0"): None when not told.
     """
 
     why: GpuFault | None = GpuFault.NO_LIBRARY
     driver_version: str | None = None
     cuda_version: str | None = None
+    lost: bool = False
     _nvml: ModuleType | None = None
     _devices: list[_Device] = field(default_factory=list)
 
@@ -152,7 +154,9 @@ class GpuReader:
 
         The list of processes takes the driver's lock for milliseconds: ask every 15 s, not every second.
         """
-        return GpuReading(devices=tuple(self._read_device(device) for device in self._devices))
+        reading = GpuReading(devices=tuple(self._read_device(device) for device in self._devices))
+        self.lost = bool(reading.devices) and all(device.total_bytes is None for device in reading.devices)
+        return reading
 
     def close(self) -> None:
         """Safe to call twice."""

@@ -31,6 +31,7 @@ class Server:
     mode: str = "act"
     peers: frozenset[str] = frozenset()
     one_by_one: bool = False
+    evidence_age_s: float = float("inf")
     drain_s: float = 0.0
     ready_timeout_s: float = 60.0
     verify_bursts: int = 2

@@ -136,6 +136,9 @@ REFUSALS = [
     ({"in_flight": True}, GateReason.IN_FLIGHT),
     ({"busy_in_group": 2}, GateReason.GROUP_BUSY),
     ({"firing": False}, GateReason.INCIDENT_OVER),
+    ({"recovering": True}, GateReason.RECOVERING),
+    ({"stale": True}, GateReason.EVIDENCE_STALE),
+    ({"blamed": False}, GateReason.CAUSE_NOT_MODEL),
     ({"cause": Cause.LOAD}, GateReason.CAUSE_NOT_MODEL),
     ({"cause": Cause.ENVIRONMENT}, GateReason.CAUSE_NOT_MODEL),
     ({"cause": Cause.HARDWARE}, GateReason.CAUSE_NOT_MODEL),
@@ -145,6 +148,7 @@ REFUSALS = [
     ({"level": Level.WATCH}, GateReason.LEVEL_TOO_LOW),
     ({"level": Level.INFO}, GateReason.LEVEL_TOO_LOW),
     ({"level": None}, GateReason.LEVEL_TOO_LOW),
+    ({"workers": None, "youngest_uptime_s": None}, GateReason.EVIDENCE_MISSING),
     ({"missing": "gpu"}, GateReason.EVIDENCE_MISSING),
     ({"workers": 0}, GateReason.WORKER_GONE),
     ({"silenced": True}, GateReason.SILENCED),
@@ -157,10 +161,13 @@ REFUSALS = [
 BINDING_A_PERSON = (GateReason.NO_RECYCLER, GateReason.BREAKER_OPEN, GateReason.IN_FLIGHT, GateReason.GROUP_BUSY)
 ABOUT_THE_INCIDENT = (
     GateReason.INCIDENT_OVER,
+    GateReason.RECOVERING,
+    GateReason.EVIDENCE_STALE,
     GateReason.CAUSE_NOT_MODEL,
     GateReason.LEVEL_TOO_LOW,
     GateReason.EVIDENCE_MISSING,
 )
+OF_A_PERSON = {GateReason.REQUEST_STALE: {"asked_s": 301.0}, GateReason.JUST_RECYCLED: {"recycled_since_asked": True}}
 LAST_REFUSALS = {reason: change for change, reason in REFUSALS}  # one of each, in the order in which they are asked
 
 
@@ -181,7 +188,7 @@ class TestGate:
 
     def test_the_table_names_every_reason(self) -> None:
         """A new reason needs a line above."""
-        assert {reason for _, reason in REFUSALS} == set(GateReason) - {GateReason.ALLOWED}
+        assert {reason for _, reason in REFUSALS} | set(OF_A_PERSON) == set(GateReason) - {GateReason.ALLOWED}
 
     def test_refusals_come_in_their_order_and_mode_is_last(self) -> None:
         """All wrong at once, put right one after the other: so MODE means "would have recycled"."""
@@ -209,9 +216,14 @@ class TestGate:
         passed = reason in ABOUT_THE_INCIDENT or reason is GateReason.BUDGET_SPENT
         assert ask(by_age) is (GateReason.ALLOWED if passed else reason)
 
-    def test_what_is_not_known_does_not_refuse_by_itself(self) -> None:
-        """Processes that are not watched have no age and no number."""
-        assert ask(replace(OPEN_GATE, workers=None, youngest_uptime_s=None)) is GateReason.ALLOWED
+    @pytest.mark.parametrize("reason", OF_A_PERSON)
+    def test_a_person_is_not_obeyed_too_late_or_twice(self, reason: GateReason) -> None:
+        """A request from before the lunch break, or one that an automatic recycle has overtaken."""
+        assert ask(replace(OPEN_GATE, trigger=Trigger.HAND, **OF_A_PERSON[reason])) is reason
+        assert ask(replace(OPEN_GATE, **OF_A_PERSON[reason])) is GateReason.ALLOWED
+
+    def test_what_never_happened_refuses_nothing(self) -> None:
+        """The first recycle of a target has no history."""
         assert ask(replace(OPEN_GATE, last_ended_at=None, acts=())) is GateReason.ALLOWED
 
     @pytest.mark.parametrize("ineffective", [0, 1, 2, 3])
@@ -257,8 +269,8 @@ class TestGate:
 
 class TestWords:
     def test_only_time_or_evidence_lifts_a_passing_refusal(self) -> None:
-        """No recycler, an open breaker, a mode and an incident that is over need a person or a new incident."""
-        lasting = {GateReason.NO_RECYCLER, GateReason.BREAKER_OPEN, GateReason.INCIDENT_OVER, GateReason.MODE}
+        """No recycler, a mode, an incident that is over and a late request need a person or a new incident."""
+        lasting = {GateReason.NO_RECYCLER, GateReason.INCIDENT_OVER, GateReason.MODE, *OF_A_PERSON}
         assert set(GateReason) - {GateReason.ALLOWED} - PASSING == lasting
 
     def test_a_proof_a_refusal_and_an_interruption_are_not_ineffective(self) -> None:

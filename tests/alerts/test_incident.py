@@ -222,7 +222,8 @@ class TestLevels:
         ([(Level.PAGE, Cause.MODEL), (Level.PAGE, Cause.MODEL)], 1),
         ([(Level.WATCH, Cause.MODEL), (Level.PAGE, Cause.MODEL)], 1),
         ([(Level.PAGE, Cause.UNKNOWN), (Level.PAGE, Cause.MODEL)], 1),
-        ([(Level.PAGE, Cause.MODEL), (Level.URGENT, Cause.MODEL)], 2),
+        ([(Level.PAGE, Cause.MODEL), (Level.URGENT, Cause.MODEL)], 1),
+        ([(Level.PAGE, Cause.MODEL), (Level.PAGE, Cause.LOAD), (Level.PAGE, Cause.MODEL)], 2),
         ([(Level.INFO, Cause.LOAD), (Level.WATCH, Cause.MODEL)], 0),
     ],
 )

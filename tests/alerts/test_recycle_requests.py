@@ -16,10 +16,16 @@ from alerts.incident import State as IncidentState
 from alerts.recycle_requests import ask_again, ask_for_age, may_ask_again, request
 from alerts.recycle_store import Episode
 from baselines.database import Database
-from baselines.verdict import Cause, Check, Level
+from baselines.verdict import Cause, Check, Level, Status
 from probes.messages import Life
 
-NEVER = {GateReason.NO_RECYCLER, GateReason.INCIDENT_OVER, GateReason.BREAKER_OPEN, GateReason.MODE}
+NEVER = {
+    GateReason.NO_RECYCLER,
+    GateReason.INCIDENT_OVER,
+    GateReason.REQUEST_STALE,
+    GateReason.JUST_RECYCLED,
+    GateReason.MODE,
+}
 
 
 def an_episode(**about: object) -> Episode:
@@ -38,12 +44,12 @@ def ended(outcome: Outcome, state: State = State.COOLDOWN, ago: float = 9000.0) 
 class TestMayAskAgain:
     def test_one_that_never_asked_may(self) -> None:
         """Its cause was not the model when it began to fire."""
-        assert may_ask_again(None)
+        assert may_ask_again(make_incident(), None)
 
     @pytest.mark.parametrize("reason", [r for r in GateReason if r is not GateReason.ALLOWED])
     def test_after_a_refusal_only_what_may_have_been_lifted(self, reason: GateReason) -> None:
         """Time and new evidence lift some refusals; others need a person."""
-        assert may_ask_again(blocked(reason)) is (reason not in NEVER)
+        assert may_ask_again(make_incident(), blocked(reason)) is (reason not in NEVER)
         assert (reason in PASSING) is (reason not in NEVER)
 
     @pytest.mark.parametrize(
@@ -59,12 +65,36 @@ class TestMayAskAgain:
     )
     def test_after_an_act_only_when_it_did_not_help(self, outcome: Outcome, state: State, may: bool) -> None:
         """What was proved to help is not repeated on the same incident; what was interrupted is a person's."""
-        assert may_ask_again(ended(outcome, state)) is may
+        assert may_ask_again(make_incident(updated_at=NOW - 9001.0), ended(outcome, state)) is may
+
+    @pytest.mark.parametrize(
+        ("about", "may"),
+        [
+            ({"life": "8@200"}, True),
+            ({"life": OLD.key}, False),
+            ({"life": "8@200", "status": Status.OK}, False),
+            ({"life": "8@200", "updated_at": NOW - 9001}, False),
+            ({"life": None}, True),
+            ({"life": None, "updated_at": NOW - 8900}, False),
+        ],
+        ids=[
+            "another worker",
+            "the old one",
+            "good again",
+            "not since",
+            "not known, long after",
+            "not known, just after",
+        ],
+    )
+    def test_what_comes_back_after_a_proof_may_ask_again(self, about: dict[str, object], may: bool) -> None:
+        """A leak that goes on in the next worker is recycled again; late news of the old one is not answered."""
+        last = replace(ended(Outcome.VERIFIED), lives_before=(OLD,))
+        assert may_ask_again(make_incident(**about), last) is may
 
     @pytest.mark.parametrize("state", [State.SUSPECT, State.GATE, State.DRAIN, State.RECYCLE, State.VERIFY])
     def test_not_while_one_is_under_way(self, state: State) -> None:
         """Never two."""
-        assert not may_ask_again(an_episode(state=state))
+        assert not may_ask_again(make_incident(), an_episode(state=state))
 
 
 def ask(database: Database, asker=ask_again, **servers: Server) -> list[Episode]:
@@ -148,7 +178,7 @@ class TestAskAgain:
 
     def test_each_incident_asks_for_itself(self, database: Database) -> None:
         """What one incident's last recycle was says nothing about another target's."""
-        save(database, make_incident(), ended(Outcome.VERIFIED))
+        save(database, make_incident(), ended(Outcome.INTERRUPTED, State.ESCALATED))
         save(database, make_incident("i2", target="image", check=Check.OUTPUT))
         assert [(e.target, e.incident_id) for e in ask(database, chat=Server(), image=Server(name="image"))] == [
             ("image", "i2")

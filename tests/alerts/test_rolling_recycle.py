@@ -8,7 +8,8 @@ import pytest
 from builders import Clock
 from subject import Server
 
-from alerts.episode import Outcome, RecyclePolicy, State, Trigger
+from alerts import recycle_store
+from alerts.episode import GateReason, Outcome, RecyclePolicy, State, Trigger
 from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
 from alerts.recycling import Recycling
@@ -21,13 +22,24 @@ STRANGER = "99@5"
 
 @dataclass
 class Pool(Server):
-    """Answers carry the life that gave them: the newest worker, or a stranger (another replica behind one address)."""
+    """Answers carry the life that gave them: the newest worker, an old one, or a name that nobody here knows."""
 
     answering: str = "worker"
 
     def burst(self, *, size: int | None = None) -> list[Burst]:
-        life = self.workers[-1].key if self.workers and self.answering == "worker" else STRANGER
+        newest = self.workers[-1].key if self.workers else STRANGER
+        life = {"worker": newest, "sibling": B.key, "stranger": STRANGER}[self.answering]
         return [replace(b, samples=tuple(replace(s, life=life) for s in b.samples)) for b in super().burst(size=size)]
+
+
+class Aged(Pool):
+    """A and C are past their age."""
+
+    def uptime_s(self, life: Life) -> float | None:
+        return {A: 4000.0, B: 100.0, C: 3700.0}.get(life, 0.0)
+
+
+OLD_AGE = RecyclePolicy(max_age_s=3600.0, max_age_jitter=0.0)
 
 
 def run(database: Database, server: Pool, trigger: Trigger = Trigger.HAND) -> Episode:
@@ -68,12 +80,14 @@ def test_a_recycler_that_takes_all_is_called_once(database: Database) -> None:
 
 @pytest.mark.parametrize(
     ("answering", "outcome"),
-    [("worker", Outcome.VERIFIED), ("stranger", Outcome.NOT_HELPED)],
-    ids=["a new worker", "somebody else"],
+    [("worker", Outcome.VERIFIED), ("sibling", Outcome.NOT_HELPED), ("stranger", Outcome.VERIFIED)],
+    ids=["a new worker", "one that was left alone", "a name of another pid namespace"],
 )
 def test_only_an_answer_of_a_new_worker_is_proof(database: Database, answering: str, outcome: Outcome) -> None:
     """Good answers of workers that were never recycled prove nothing about the one that was."""
-    assert run(database, Pool(workers=[A, B], one_by_one=True, answering=answering)).outcome is outcome
+    server = Aged(workers=[A, B], one_by_one=True, answering=answering, policy=OLD_AGE)
+    assert run(database, server, Trigger.AGE).outcome is outcome
+    assert server.acts == [(A,)]
 
 
 def test_what_a_person_asked_long_ago_is_not_begun_after_a_restart(database: Database) -> None:
@@ -81,18 +95,36 @@ def test_what_a_person_asked_long_ago_is_not_begun_after_a_restart(database: Dat
     clock, server = Clock(), Pool(workers=[A])
     asked = request(server.name, Trigger.HAND, "by hand", None, now=clock.at - 3600.0, new_id=lambda: "r1")
     recycling = Recycling(database, tell=lambda *_: None, now=clock, monotonic=clock, wait=lambda _: False)
-    ended = recycling.resume(replace(asked, state=State.DRAIN), server)
-    assert (ended.state, ended.outcome, server.acts) == (State.ESCALATED, Outcome.INTERRUPTED, [])
+    for state in (State.SUSPECT, State.GATE, State.DRAIN):
+        ended = recycling.resume(replace(asked, state=state), server)
+        assert (ended.state, ended.detail, server.acts) == (State.BLOCKED, GateReason.REQUEST_STALE, [])
 
 
 def test_age_takes_only_the_workers_that_are_too_old(database: Database) -> None:
     """Its siblings go on serving until their own time comes."""
-    ages = {A: 4000.0, B: 100.0, C: 3700.0}
-
-    class Aged(Pool):
-        def uptime_s(self, life: Life) -> float | None:
-            return ages.get(life, 1.0)
-
-    server = Aged(workers=[A, B, C], one_by_one=True, policy=RecyclePolicy(max_age_s=3600.0, max_age_jitter=0.0))
+    server = Aged(workers=[A, B, C], one_by_one=True, policy=OLD_AGE)
     assert run(database, server, Trigger.AGE).outcome is Outcome.VERIFIED
     assert server.acts == [(A,), (C,)]
+
+
+def test_an_interrupted_roll_goes_on_with_the_workers_that_were_not_touched(database: Database) -> None:
+    """The daemon stopped while the first replacement was loading: nobody is taken twice, nobody is forgotten."""
+    clock, server = Clock(), Pool(workers=[A, B, C], one_by_one=True, hook=lambda _: None)
+    stopping = True
+
+    def wait(seconds: float) -> bool:
+        clock.at += seconds
+        return stopping
+
+    recycling = Recycling(database, tell=lambda *_: None, now=clock, monotonic=clock, wait=wait)
+    asked = request(server.name, Trigger.HAND, "by hand", None, now=clock.at, new_id=lambda: "r1")
+    server.replacements = []  # the first is slow to come back
+    left = recycling.run(asked, server)
+    assert left.state is State.RECYCLE
+    with database.read() as connection:
+        (stored,) = recycle_store.under_way(connection)
+    server.replacements, stopping = None, False
+    server.workers = [*server.workers, Life(pid=50, start_ticks=900)]
+    ended = recycling.resume(stored, server)
+    assert ended.outcome is Outcome.VERIFIED
+    assert server.acts == [(A,), (B,), (C,)]

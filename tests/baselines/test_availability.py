@@ -13,9 +13,11 @@ G, W, T = Outcome.GOOD, Outcome.DRIFTED, Outcome.TIMEOUT
 BUSY = Outcome.OVERLOADED_503
 
 
-def judge(burst: Burst, *, good_ago_s: float | None = 60.0) -> Verdict:
-    last_good_at = None if good_ago_s is None else START - good_ago_s
-    return judge_availability(burst, last_good_at=last_good_at, policy=AvailabilityPolicy(), now=START)
+def judge(burst: Burst, *, good_ago_s: float | None = 60.0, first_ago_s: float | None = 3600.0) -> Verdict:
+    last_good_at, first_burst_at = (None if ago_s is None else START - ago_s for ago_s in (good_ago_s, first_ago_s))
+    return judge_availability(
+        burst, last_good_at=last_good_at, first_burst_at=first_burst_at, policy=AvailabilityPolicy(), now=START
+    )
 
 
 @pytest.mark.parametrize(
@@ -85,19 +87,21 @@ def test_a_hung_worker_is_the_models() -> None:
     ids=["503", "time-out of a working worker", "503 and 429"],
 )
 @pytest.mark.parametrize(
-    ("good_ago_s", "status", "reason"),
+    ("good_ago_s", "first_ago_s", "status", "reason"),
     [
-        (299.0, Status.UNKNOWN, Reason.BUSY),
-        (300.0, Status.WORSE, Reason.SATURATED),
-        (None, Status.UNKNOWN, Reason.BUSY),
+        (299.0, 3600.0, Status.UNKNOWN, Reason.BUSY),
+        (300.0, 3600.0, Status.WORSE, Reason.SATURATED),
+        (None, None, Status.UNKNOWN, Reason.BUSY),
+        (None, 299.0, Status.UNKNOWN, Reason.BUSY),
+        (None, 300.0, Status.WORSE, Reason.SATURATED),
     ],
-    ids=["patient", "saturated", "never good"],
+    ids=["patient", "saturated", "first look", "never good, patient", "never good, saturated"],
 )
 def test_busy_is_unknown_until_patience_ends(
-    burst: Burst, good_ago_s: float | None, status: Status, reason: Reason
+    burst: Burst, good_ago_s: float | None, first_ago_s: float | None, status: Status, reason: Reason
 ) -> None:
     """A busy server is neither well nor broken; after five minutes it is saturated, which is load and never acts."""
-    verdict = judge(burst, good_ago_s=good_ago_s)
+    verdict = judge(burst, good_ago_s=good_ago_s, first_ago_s=first_ago_s)
     assert (verdict.status, verdict.reason) == (status, reason)
     if status is Status.WORSE:
         assert (verdict.cause, verdict.level, verdict.strikes) == (Cause.LOAD, Level.INFO, 1)

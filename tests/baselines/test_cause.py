@@ -65,7 +65,7 @@ def test_a_control_that_moves_more_never_blames_the_model_more(floor: float, con
         pytest.param(Outcome.TIMEOUT, 1, None, Cause.UNKNOWN, id="CPU not known"),
         pytest.param(Outcome.TIMEOUT, None, None, Cause.UNKNOWN, id="processes not watched"),
         pytest.param(Outcome.STATUS_500, 1, 0.0, Cause.MODEL, id="500"),
-        pytest.param(Outcome.STATUS_502, None, None, Cause.MODEL, id="502, not watched"),
+        pytest.param(Outcome.STATUS_502, None, None, Cause.UNKNOWN, id="502, not watched"),
         pytest.param(Outcome.STATUS_504, 0, None, Cause.UNKNOWN, id="504, none alive"),
         pytest.param(Outcome.CONNECTION_LOST, 2, 0.1, Cause.MODEL, id="connection lost"),
         pytest.param(Outcome.REFUSED, 0, None, Cause.UNKNOWN, id="refused, none alive"),

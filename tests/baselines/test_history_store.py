@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from typing import Any
 
 from builders import GOLDEN, NOW, make_baseline, make_burst
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, event, select
 
 from baselines import schema, store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import Burst, Identity, MemorySample, OpStat, Outcome, Output, Sample, Snapshot
+
+
+def explain(connection: Connection, ask: Callable[[], object]) -> list[str]:
+    """How SQLite goes about the statements that `ask` sends, one line a step."""
+    asked: list[tuple[str, Any]] = []
+
+    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
+        asked.append((statement, parameters))
+
+    event.listen(connection, "before_cursor_execute", note)
+    try:
+        ask()
+    finally:
+        event.remove(connection, "before_cursor_execute", note)
+    return [
+        row.detail
+        for statement, values in asked
+        for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
+    ]
+
 
 # Strategies for all that a field may hold. NaN is never measured (None is "not known"), and never equals itself.
 number = st.floats(allow_nan=False)
@@ -230,14 +251,24 @@ class TestBursts:
             found = store.bursts_since(connection, "chat", "long", limit=5)
         assert [(b.target, b.canary) for b in found] == [("chat", "long")]
 
-    def test_last_good_is_the_last_burst_without_a_failure(self, database: Database) -> None:
-        """A burst with one failed request of five does not prove that all is well."""
+    def test_last_good_is_the_last_burst_with_a_good_answer(self, database: Database) -> None:
+        """One good answer of five proves that the server served; a wrong one, or another canary's, does not."""
         with database.write() as connection:
             assert store.last_good_at(connection, "chat", "default") is None
             store.add_burst(connection, make_burst(at=NOW))
-            store.add_burst(connection, make_burst(*[Outcome.GOOD] * 4, Outcome.TIMEOUT, at=NOW + 60))
+            store.add_burst(connection, make_burst(Outcome.TIMEOUT, Outcome.GOOD, Outcome.OVERLOADED_503, at=NOW + 60))
             store.add_burst(connection, make_burst(Outcome.DRIFTED, at=NOW + 120))
-            assert store.last_good_at(connection, "chat", "default") == NOW
+            store.add_burst(connection, make_burst(at=NOW + 180, canary="long"))
+            assert store.last_good_at(connection, "chat", "default") == NOW + 60
+
+    def test_first_burst_is_the_oldest_of_its_canary(self, database: Database) -> None:
+        """What a canary that was never good counts from."""
+        with database.write() as connection:
+            assert store.first_burst_at(connection, "chat", "default") is None
+            store.add_burst(connection, make_burst(Outcome.OVERLOADED_503, at=NOW + 60))
+            store.add_burst(connection, make_burst(Outcome.OVERLOADED_503, at=NOW + 120))
+            store.add_burst(connection, make_burst(at=NOW, canary="long"))
+            assert store.first_burst_at(connection, "chat", "default") == NOW + 60
 
 
 class TestMemory:
@@ -254,6 +285,16 @@ class TestMemory:
             assert [s.at for s in store.memory_since(connection, "chat", "8@1", since=NOW + 1)] == [NOW + 60]
             assert [s.host_anon_bytes for s in store.memory_since(connection, "chat", "9@2")] == [1]
             assert [(s.slot, s.life) for s in store.latest_memory(connection, "chat")] == [(0, "9@2"), (1, "8@1")]
+
+    def test_newest_figures_are_found_without_reading_all(self, database: Database) -> None:
+        """Weeks of samples are not scanned for what is asked at every look: an index leads there."""
+        with database.write() as connection:
+            store.add_memory(connection, [self.at(0, "7@1", NOW)])
+            plan = explain(connection, lambda: store.latest_memory(connection, "chat"))
+            assert any("ix_memory_samples_target_slot (target=? AND slot=?)" in step for step in plan), plan
+            assert not any("SCAN memory_samples" in step for step in plan), plan
+            plan = explain(connection, lambda: store.last_good_at(connection, "chat", "default"))
+            assert any("ix_bursts_target_canary_any_good_at (target=? AND canary=? AND any_good=?)" in s for s in plan)
 
     def test_lives_are_remembered_from_first_to_last_sight(self, database: Database) -> None:
         """One row a life; its slot is where it was seen last."""

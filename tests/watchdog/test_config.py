@@ -13,6 +13,7 @@ from pydantic import SecretStr
 
 from watchdog import config as sections
 from watchdog.config import Config, ConfigError, HttpCanarySection, TorchCanarySection, load_config
+from watchdog.mistakes import LEAK_INTERVAL_S, LEAK_WINDOW_S
 from watchdog.spelling import parse_bytes, parse_duration
 
 CANARY = '[[target.canary]]\nurl = "http://127.0.0.1:8000/predict"\n'
@@ -209,6 +210,18 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         '[store]\nurl = "watchdog.db"\n' + TARGET,
         ["store.url: must be sqlite:///FILE (given: 'watchdog.db')"],
     ),
+    "memory looked at too seldom": (
+        TARGET + '[target.leak]\ninterval = "30m"',
+        ["target[m].leak: interval (1800 s) must be at most a 12th of window (14400 s), else memory is never judged"],
+    ),
+    "window too short for the usual interval": (
+        TARGET + '[target.leak]\nwindow = "2m"',
+        ["target[m].leak: interval (15 s) must be at most a 12th of window (120 s), else memory is never judged"],
+    ),
+    "no interval at all": (
+        TARGET + '[target.leak]\ninterval = "often"\nwindow = "2m"',
+        [f"target[m].leak.interval: {DURATION} (given: 'often')"],
+    ),
     "unknown level": (
         '[log]\nlevel = "loud"\n' + TARGET,
         ["log.level: must be 'debug', 'info', 'warning' or 'error' (given: 'loud')"],
@@ -225,6 +238,18 @@ def test_mistake_is_named_with_its_path_and_what_is_allowed(tmp_path: Path, mist
     """Each mistake gives exactly one line (each): where, what is allowed, what was given."""
     text, expected = MISTAKES[mistake]
     assert problems_of(tmp_path, text) == expected
+
+
+@pytest.mark.parametrize(("interval", "window"), [("250ms", "12s"), ("10s", "2m"), ("20m", "4h")], ids=str)
+def test_memory_that_can_be_judged_is_no_mistake(tmp_path: Path, interval: str, window: str) -> None:
+    """The demo's short windows, and both ends of what is allowed."""
+    load(tmp_path, TARGET + f'[target.leak]\ninterval = "{interval}"\nwindow = "{window}"')
+
+
+def test_rules_between_keys_know_the_defaults() -> None:
+    """A key that is not there counts with what the section says."""
+    leak = sections.LeakSection()
+    assert (leak.interval, leak.window) == (LEAK_INTERVAL_S, LEAK_WINDOW_S)
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from builders import NOW, Clock, make_baseline, make_burst, make_target
+from builders import NOW, Clock, make_baseline, make_burst, make_incident, make_target
 from prometheus_client import CollectorRegistry
 from sqlalchemy import event, func, select
 from sqlalchemy.exc import IntegrityError
@@ -442,7 +442,7 @@ class TestRecycleRequests:
 
     def test_a_tick_asks_again_once_the_refusal_may_have_passed(self, database: Database) -> None:
         """And wakes the desk; a tick with nothing to ask wakes nobody."""
-        bench = Bench(database, mode="act", recycler=object(), workers=None)
+        bench = Bench(database, mode="act", recycler=object())
         for _ in range(3):
             bench.take(Answer.TIMEOUT, **HUNG)
         (first,) = bench.recycles
@@ -476,6 +476,14 @@ class TestAfterARecycle:
         (delivery,) = bench.deliveries
         assert delivery.event == "recycle"
         assert "was recycled and it did not help" in delivery.payload["text"]
+
+    def test_a_verified_recycle_for_memory_ends_its_incident(self, bench: Bench) -> None:
+        """The new life is judged hours later; the proof is what there is, and a leak in it will be a new incident."""
+        incident = make_incident("m1", check=Check.MEMORY, subject="slot 0", told_at=NOW)
+        with bench.database.write() as connection:
+            alert_store.save_incident(connection, incident)
+            bench.effects.tell_recycle(connection, self.ended(Outcome.VERIFIED, incident_id="m1"))
+        assert [i.state for i in bench.incidents] == [IncidentState.RESOLVED]
 
     def test_it_is_counted_by_reason_and_result(self, bench: Bench) -> None:
         """What only the mode held back is counted as such, and a person's words are no label."""

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from builders import make_burst, wait_until
+from builders import Clock, make_burst, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from baselines.database import Database
 from probes.canary.burst import CanaryPlan
-from probes.messages import Burst, MemorySample, Outcome, Output
+from probes.messages import Burst, Identity, MemorySample, Outcome, Output
 from watchdog.bootstrap import policies_of
 from watchdog.config import parse_config
-from watchdog.schedule import MEMORY_THREADS, PROBE_THREADS, SUSPECT_THREADS, Schedule, spread
+from watchdog.schedule import MEMORY_THREADS, PROBE_THREADS, SUSPECT_THREADS, Schedule, next_due, spread
 from watchdog.target import Target
 from watchdog.turns import hold
 
@@ -34,11 +34,14 @@ class FakeCanary:
     target: str
     name: str = "default"
     plan: CanaryPlan = PLAN
+    isolated: bool = False
+    identity: Identity | None = None
     outcome: Outcome = Outcome.GOOD
     hanging: bool = False
     broken: bool = False
     release: threading.Event = field(default_factory=threading.Event)
     calls: list[tuple[int | None, str]] = field(default_factory=list)  # (size, pool)
+    takes: Callable[[], object] = lambda: None  # what it does before it answers
     in_flight: int = 0
     most_in_flight: int = 0
 
@@ -51,6 +54,7 @@ class FakeCanary:
                 raise RuntimeError("a fault of the canary's own")
             if self.hanging:
                 self.release.wait(30)
+            self.takes()
             return make_burst(self.outcome, target=self.target, canary=self.name)
         finally:
             self.in_flight -= 1
@@ -81,7 +85,11 @@ class Results:
     memory: list[tuple[str, Sequence[MemorySample]]] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
+    ticks: int = 0
     busy: frozenset[str] = frozenset()
+
+    def tick(self) -> None:
+        self.ticks += 1
 
     def of(self, target: str) -> int:
         return sum(b.target == target for b in list(self.bursts))
@@ -95,17 +103,22 @@ class Bench:
     results: Results = field(default_factory=Results)
     canaries: list[FakeCanary] = field(default_factory=list)
     schedules: list[Schedule] = field(default_factory=list)
+    set_by_s: float = 0.0  # how far the schedule's clock was ahead of the one that APScheduler reads
+    monotonic: Callable[[], float] = time.monotonic
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def start(self, *canaries: FakeCanary, workers: FakeWorkers | None = None) -> None:
         self.canaries = list(canaries)
         targets = {c.target: self._target(c, workers) for c in canaries}
         schedule = Schedule(
             targets,
-            now=time.time,
+            now=lambda: time.time() + self.set_by_s,
+            monotonic=self.monotonic,
+            wait=lambda seconds: self.ended.wait(seconds / 50),
             busy=lambda: self.results.busy,
             on_burst=self.results.bursts.append,
             on_memory=lambda target, samples: self.results.memory.append((target, samples)),
-            on_tick=lambda: None,
+            on_tick=self.results.tick,
             on_retention=lambda: None,
             on_late=self.results.late.append,
             on_error=self.results.errors.append,
@@ -135,6 +148,7 @@ class Bench:
         )
 
     def close(self) -> None:
+        self.ended.set()
         for schedule in self.schedules:
             schedule.stop()
         for canary in self.canaries:
@@ -215,6 +229,26 @@ def test_canary_that_fails_at_once_is_no_suspect(bench: Bench, outcome: Outcome)
     assert len(set(canary.calls)) == 1
 
 
+def test_canary_that_took_long_without_a_time_out_is_a_suspect_too(bench: Bench) -> None:
+    """A model that hangs in loading holds its thread as long as a time-out does, whatever it is called in the end."""
+    clock = Clock()
+    bench.monotonic = clock
+
+    def load_for_five_minutes() -> None:
+        clock.at += 300.0
+
+    canary = FakeCanary("slow", outcome=Outcome.MODEL_LOAD_FAILED, takes=load_for_five_minutes)
+    bench.start(canary)
+    wait_until(lambda: len(canary.calls) >= 4, "asked four times")
+    (first_size, common), *others = canary.calls[:4]
+    assert first_size is None
+    assert {size for size, _ in others} == {1}
+    assert common not in {pool for _, pool in others}
+
+    canary.outcome, canary.takes = Outcome.GOOD, lambda: None
+    wait_until(lambda: canary.calls[-1] == (None, common), "it is trusted again")
+
+
 def test_hanging_targets_cost_no_other_its_thread(bench: Bench) -> None:
     """More hanging targets than there are threads of any pool: the healthy one keeps its schedule."""
     sick = [FakeCanary(f"sick{i}", outcome=Outcome.TIMEOUT) for i in range(PROBE_THREADS + SUSPECT_THREADS + 4)]
@@ -239,6 +273,21 @@ def test_canary_never_overlaps_itself(bench: Bench) -> None:
     slow.release.set()
     wait_until(lambda: len(slow.calls) >= 3, "it goes on")
     assert slow.most_in_flight == 1
+    assert "probe_overlapped" in bench.results.errors
+
+
+def test_probes_that_came_too_late_are_counted(bench: Bench) -> None:
+    """More hanging canaries than threads: what waited in vain for one was not measured, and that is said."""
+    sick = [FakeCanary(f"sick{i}", hanging=True) for i in range(PROBE_THREADS + 1)]
+    bench.start(*sick)
+    wait_until(lambda: sum(c.in_flight for c in sick) == PROBE_THREADS, "every thread hangs")
+    (late,) = [c for c in sick if not c.calls]
+    threading.Event().wait(1.2)  # longer than its grace, one second at least
+    for canary in sick:
+        canary.hanging = False
+        canary.release.set()
+    wait_until(lambda: "probe_missed" in bench.results.errors, "it is counted")
+    wait_until(lambda: late.calls, "it is asked in the end")
 
 
 def test_target_in_a_recycle_is_left_alone(bench: Bench) -> None:
@@ -300,6 +349,55 @@ def test_stopped_schedule_starts_nothing(bench: Bench) -> None:
     bench.start(other := FakeCanary("other"))
     wait_until(lambda: len(other.calls) >= 5, "five intervals of another schedule")
     assert len(canary.calls) <= asked + 1  # one may have been handed to its thread already
+
+
+# --- the clock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+def test_clock_that_is_set_stops_no_canary(bench: Bench, hours: int) -> None:
+    """After a step of an hour the canaries go on at once."""
+    bench.set_by_s = -hours * 3600.0  # every job is due by a clock that is an hour off, as after the step
+    first, second = FakeCanary("first"), FakeCanary("second")
+    bench.start(first, second)
+    if hours < 0:
+        threading.Event().wait(4 * INTERVAL_S)
+        assert first.calls == second.calls == []
+    bench.set_by_s = 0.0
+    wait_until(lambda: bench.results.of("first") >= 5 and bench.results.of("second") >= 5, "five bursts of each")
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 3600), st.integers(-(10**6), 10**6))
+def test_due_anew_keeps_the_rhythm(first: int, interval_s: int, now: int) -> None:
+    """Within an interval, and at the same place in it: what was spread stays spread."""
+    due = next_due(first, interval_s, now=now)
+    assert now <= due < now + interval_s
+    assert (due - first) % interval_s == 0
+
+
+def test_silent_schedule_is_a_problem(bench: Bench) -> None:
+    """No tick for half a minute: nothing is probed, and /healthz must say so. A tick ends it."""
+    clock = Clock()
+    bench.monotonic = clock
+    bench.start(FakeCanary("well"))
+    (schedule,) = bench.schedules
+    clock.at += 30.0
+    assert schedule.problem() is None
+    clock.at += 1.0
+    assert schedule.problem() == "the schedule has done nothing for 31 s; restart the daemon"
+    wait_until(lambda: bench.results.ticks, "a tick", 20.0)
+    assert schedule.problem() is None
+    schedule.stop()
+    clock.at += 31.0
+    assert schedule.problem() is not None
+
+
+def test_tick_comes_while_every_probe_hangs(bench: Bench) -> None:
+    """An outage of everything that is watched is no fault of the watchdog's."""
+    sick = [FakeCanary(f"sick{i}", hanging=True) for i in range(PROBE_THREADS + 1)]
+    bench.start(*sick)
+    wait_until(lambda: sum(c.in_flight for c in sick) == PROBE_THREADS, "every thread hangs")
+    wait_until(lambda: bench.results.ticks, "a tick", 20.0)
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import html
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +17,7 @@ import pytest
 from builders import NOW, make_baseline, make_burst, make_incident
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import TypeAdapter
+from sqlalchemy import event
 from starlette.applications import Starlette
 
 from alerts import delivery_store, recycle_store
@@ -38,12 +39,13 @@ from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.web.api import COLLECTIONS
 from watchdog.web.app import Liveness, create_app
 
+WATCHED = {"process": {"port": 1}}
 HOSTILE = "</td><script>alert('x')</script>&amp;"
 
 
-def make_config(**web: object) -> Config:
+def make_config(chat: Mapping[str, object] = WATCHED, **web: object) -> Config:
     canary = {"url": "http://127.0.0.1:1/"}
-    targets = [{"name": name, "canary": [canary]} for name in ("chat", "other")]
+    targets = [{"name": "chat", "canary": [canary], **chat}, {"name": "other", "canary": [canary]}]
     notifier = {"name": "events", "kind": "webhook", "url": "http://127.0.0.1:1/key"}
     return parse_config({"web": web, "target": targets, "notifier": [notifier]})
 
@@ -190,7 +192,7 @@ def test_page_escapes_what_comes_from_outside(site: Site) -> None:
         store.add_memory(connection, [MemorySample(target="chat", slot=0, life=HOSTILE, at=NOW)])
         baseline = store.save_baseline(connection, make_baseline(label=HOSTILE))
         store.promote(connection, baseline, at=NOW, by=HOSTILE, why=HOSTILE)
-        verdict = make_verdict(Check.LATENCY, Status.WORSE, subject=HOSTILE, evidence={HOSTILE: HOSTILE})
+        verdict = make_verdict(Check.MEMORY, Status.WORSE, subject=f"slot {HOSTILE}", evidence={HOSTILE: HOSTILE})
         store.save_verdict(connection, verdict)
         recycle_store.save_episode(connection, make_episode(reason=HOSTILE, detail=HOSTILE))
     page = site.ask("/").text
@@ -203,6 +205,29 @@ def test_page_allows_no_script(empty: Site) -> None:
     policy = empty.ask("/").headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "script" not in policy
+
+
+@pytest.mark.parametrize("subject", ["renamed", "slot 0"])
+def test_verdicts_about_what_is_watched_no_longer_do_not_count(database: Database, subject: str) -> None:
+    """A canary that was renamed, or a worker when processes are watched no more, makes nothing WORSE for ever."""
+    site = Site(database, make_config(chat={}))
+    worker = MemorySample(target="chat", slot=0, life="77@5", at=NOW, host_anon_bytes=5_000_000)
+    with site.database.write() as connection:
+        store.add_memory(connection, [worker])
+        store.save_verdict(connection, make_verdict(Check.MEMORY, Status.WORSE, subject=subject))
+        store.save_verdict(connection, make_verdict(Check.AVAILABILITY, Status.OK, reason=Reason.GOOD))
+    (chat,) = site.ask("/api/v1/targets?target=chat").json()
+    assert chat["status"] == "OK"
+    assert [v["subject"] for v in chat["verdicts"]] == ["default"]
+    assert chat["workers"] == []
+
+
+def test_verdicts_about_workers_count_while_they_are_watched(site: Site) -> None:
+    """With a [target.process] table a slot is a subject."""
+    with site.database.write() as connection:
+        store.save_verdict(connection, make_verdict(Check.MEMORY, Status.WORSE, subject="slot 0"))
+    (chat,) = site.ask("/api/v1/targets?target=chat").json()
+    assert chat["status"] == "WORSE"
 
 
 # --- health and readiness ---------------------------------------------------------------------------------------------
@@ -328,6 +353,17 @@ def test_strict_readiness_waits_for_a_good_canary(
         with database.write() as connection:
             store.add_burst(connection, make_burst(*outcomes))
     assert site.ask("/readyz/chat").status_code == status
+
+
+def test_readiness_asks_about_one_target_only(site: Site) -> None:
+    """A load balancer asks every second: no verdict, no memory and no burst is read for it, of whatever target."""
+    asked: list[str] = []
+    event.listen(site.database.fast, "before_cursor_execute", lambda *about: asked.append(about[2]))
+    assert site.ask("/readyz/chat").status_code == 200
+    assert site.ask("/readyz").status_code == 200
+    for table in ("verdicts", "memory_samples", "samples", "baselines"):
+        assert not [statement for statement in asked if f"FROM {table}" in statement]
+    assert len(asked) < 10
 
 
 def test_strict_readiness_does_not_count_answers_from_before_the_start(database: Database) -> None:

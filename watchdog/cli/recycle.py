@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from alerts import recycle_store
-from alerts.episode import ENDED, GateReason, Outcome, State, Trigger, may_recycle
+from alerts.episode import ENDED, STALE_REQUEST_S, GateReason, Outcome, State, Trigger, may_recycle
 from alerts.gate import gather_facts
 from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
@@ -35,6 +35,7 @@ from watchdog.target import Target
 from watchdog.turns import Occupied, hold
 
 POLL_S = 0.2
+TAKEN_WITHIN_S = 30.0
 
 
 def register(app: typer.Typer) -> None:
@@ -164,6 +165,11 @@ def _watch(database: Database, asked: Episode, *, quiet: bool) -> Episode:
             shown = _print_steps(episode, shown)
         if episode.state in ENDED:
             return episode
+        if episode.state is State.SUSPECT and time.time() - asked.requested_at > TAKEN_WITHIN_S:
+            raise Refused(
+                f"nobody took the request within {TAKEN_WITHIN_S:g} s: does the daemon run, is {asked.target} in its"
+                f" configuration, is it recycling it already? After {STALE_REQUEST_S / 60:g} minutes it is dropped"
+            )
         time.sleep(POLL_S)
 
 

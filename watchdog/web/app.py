@@ -15,10 +15,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from alerts import store as alert_store
 from baselines.database import Database
 from baselines.verdict import Check
 from watchdog.config import Config
-from watchdog.status import TargetStatus, read_targets
+from watchdog.status import Readiness, read_readiness, read_targets
 from watchdog.web import api
 from watchdog.web.page import render
 
@@ -63,22 +64,23 @@ def create_app(
         """The watchdog is ready when its database answers."""
         try:
             with database.read() as connection:
-                read_targets(connection, config)
+                alert_store.count_firing(connection)
         except SqlError as error:
             return JSONResponse({"ready": False, "reasons": [f"the database: {error.orig}"]}, status_code=503)
         return JSONResponse({"ready": True, "reasons": []})
 
     def readyz_target(request: Request) -> Response:
         name = request.path_params["target"]
-        if name not in [t.name for t in config.target]:
+        section = next((t for t in config.target if t.name == name), None)
+        if section is None:
             return JSONResponse({"error": f"no target is named {name!r}"}, status_code=404)
         try:
             with database.read() as connection:
-                target = next(t for t in read_targets(connection, config) if t.name == name)
+                known = read_readiness(connection, section)
         except SqlError:
-            target = None
+            known = None
         good_since = started_at if config.web.readyz_strict else None
-        reasons = not_ready(target, draining=name in draining(), good_since=good_since)
+        reasons = not_ready(known, draining=name in draining(), good_since=good_since)
         return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=503 if reasons else 200)
 
     def metrics(_request: Request) -> Response:
@@ -98,22 +100,22 @@ def create_app(
     )
 
 
-def not_ready(target: TargetStatus | None, *, draining: bool, good_since: float | None) -> list[str]:
+def not_ready(known: Readiness | None, *, draining: bool, good_since: float | None) -> list[str]:
     """Why a target must get no traffic; empty when it may.
 
     Only positive evidence counts: never latency, a leak, UNKNOWN, or a watchdog that just started or cannot read its
-    database (target is None). With good_since (`readyz_strict`: when the daemon started) the start-up gate comes first:
+    database (known is None). With good_since (`readyz_strict`: when the daemon started) the start-up gate comes first:
     each canary must have been good once since then.
     """
     reasons = []
-    if target is not None:
-        reasons += [f"{i.check}: {i.reason}" for i in target.incidents if i.check in (Check.AVAILABILITY, Check.OUTPUT)]
+    if known is not None:
+        reasons += [f"{i.check}: {i.reason}" for i in known.incidents if i.check in (Check.AVAILABILITY, Check.OUTPUT)]
     if draining:
         reasons.append("a recycle is under way")
-    if target is not None and target.breaker_open:
+    if known is not None and known.breaker_open:
         reasons.append("the recycle breaker is open")
     if good_since is not None and (
-        target is None or any(c.last_good_at is None or c.last_good_at < good_since for c in target.canaries)
+        known is None or any(at is None or at < good_since for at in known.last_good_at.values())
     ):
         reasons.append("no good canary yet (readyz_strict)")
     return reasons

@@ -49,9 +49,13 @@ def upgrade() -> None:
         sa.Column("workers_alive", sa.Integer(), nullable=True),
         sa.Column("worker_cpu", sa.Float(), nullable=True),
         sa.Column("facts", sa.JSON(), nullable=False),
+        sa.Column("any_good", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_bursts_target_canary_at", "bursts", ["target", "canary", "at"], unique=False)
+    op.create_index(
+        "ix_bursts_target_canary_any_good_at", "bursts", ["target", "canary", "any_good", "at"], unique=False
+    )
     op.create_table(
         "deliveries",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -90,6 +94,7 @@ def upgrade() -> None:
         sa.Column("told_at", sa.Float(), nullable=True),
         sa.Column("resolved_at", sa.Float(), nullable=True),
         sa.Column("strikes", sa.JSON(), nullable=False),
+        sa.Column("blamed", sa.Integer(), nullable=False),
         sa.Column("good_in_a_row", sa.Integer(), nullable=False),
         sa.Column("flaps", sa.Integer(), nullable=False),
         sa.Column("life", sa.String(), nullable=True),
@@ -126,6 +131,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_memory_samples_target_life_at", "memory_samples", ["target", "life", "at"], unique=False)
+    op.create_index("ix_memory_samples_target_slot", "memory_samples", ["target", "slot"], unique=False)
     op.create_table(
         "silences",
         sa.Column("id", sa.Integer(), nullable=False),
