@@ -20,6 +20,7 @@ from baselines.leak import LeakPolicy
 from baselines.limits import LimitsPolicy
 from baselines.regression import RegressionPolicy
 from baselines.verdict import Cause, Check, Level, Reason, Status
+from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, Identity, Outcome, Output, Sample
 from watchdog.target import Policies, Target
 
@@ -86,8 +87,28 @@ def make_incident(incident_id: str = "i1", **about: Any) -> Incident:
     return Incident(**values | about)
 
 
+PLAN = CanaryPlan(interval_s=60.0, timeout_s=10.0, size=10, warmup=1, max_busy=0.01)
+
+
+@dataclass(frozen=True)
+class SilentCanary:
+    """Is there and is never asked: the test makes its bursts."""
+
+    target: str = "chat"
+    name: str = "default"
+    plan: CanaryPlan = PLAN
+    isolated: bool = False
+    identity: Identity = IDENTITY
+
+    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+        raise AssertionError("nobody may ask it")
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
 def make_target(database: Database, **about: Any) -> Target:
-    """A target without canaries of its own: its bursts are made by the test."""
+    """A target whose bursts are made by the test."""
     policies = Policies(
         availability=AvailabilityPolicy(),
         regression=RegressionPolicy(),
@@ -100,7 +121,7 @@ def make_target(database: Database, **about: Any) -> Target:
         "mode": "alert",
         "device": "cpu",
         "auto_baseline": True,
-        "canaries": {},
+        "canaries": {"default": SilentCanary()},
         "expectations": {},
         "policies": policies,
         "database": database,

@@ -59,7 +59,7 @@ class Effects:
     def restore(self, connection: Connection) -> None:
         """Take up where the last run ended: standing verdicts, open incidents and breakers show at once."""
         for verdict in store.latest_verdicts(connection):
-            if verdict.target in self._targets:
+            if verdict.target in self._targets and self._targets[verdict.target].watches(verdict.subject):
                 self._standing[(verdict.target, verdict.check, verdict.subject)] = verdict
         for target, check, _ in self._standing:
             self._metrics.observe_status(target, check, self._worst(target, check))

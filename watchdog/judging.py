@@ -24,13 +24,16 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     baseline = target.load_baseline(connection, burst.canary)
     earlier = store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
     last_good_at = store.last_good_at(connection, burst.target, burst.canary)
+    first_burst_at = store.first_burst_at(connection, burst.target, burst.canary)
     window = [*earlier, burst]
     latency = [
         judge_latency(window, baseline, policies.regression, now=now),
         judge_p95_limit(window, policies.limits, now=now),
     ]
     return [
-        judge_availability(burst, last_good_at=last_good_at, policy=policies.availability, now=now),
+        judge_availability(
+            burst, last_good_at=last_good_at, first_burst_at=first_burst_at, policy=policies.availability, now=now
+        ),
         judge_output(burst, baseline=baseline, now=now),
         worst(v for v in latency if v is not None),
     ]

@@ -107,6 +107,8 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         yield (*place, "process"), f"exactly one of {', '.join(ways)} is needed"
     if target.get("mode") == "act" and recycle is None:
         yield place, 'mode = "act" needs a [target.recycle] table'
+    if target.get("mode") == "act" and target.get("process") is None:
+        yield place, 'mode = "act" needs a [target.process] table: a worker that is not watched is not acted on'
     if isinstance(leak := target.get("leak", {}), dict):
         interval_s, window_s = _seconds(leak, "interval", LEAK_INTERVAL_S), _seconds(leak, "window", LEAK_WINDOW_S)
         if interval_s is not None and window_s is not None and interval_s * MIN_BUCKETS > window_s:

@@ -38,8 +38,9 @@ class Pipeline:
     def take_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
         """The same for the memory of a target's workers, judged as often as its floors can move."""
         verdicts: list[Verdict] = []
-        if self._now() >= self._memory_due.get(target, 0.0):
-            self._memory_due[target] = self._now() + self._targets[target].policies.leak.judge_every_s
+        every_s, now = self._targets[target].policies.leak.judge_every_s, self._now()
+        if not 0 < self._memory_due.get(target, 0.0) - now <= every_s:  # further off only when the clock was set back
+            self._memory_due[target] = now + every_s
             with self._database.read() as connection:
                 verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
         self._conclude(verdicts, lambda connection: history.add_memory(connection, samples))

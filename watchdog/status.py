@@ -85,10 +85,13 @@ class Readiness:
 def read_readiness(connection: Connection, target: TargetSection) -> Readiness:
     """What a load balancer asks for every second: of one target, and nothing more."""
     found = alert_store.list_incidents(connection, target=target.name, only_open=True, limit=1000)
+    isolated = {c.name for c in target.canary if c.kind == "torch"}  # these say nothing about the serving workers
     return Readiness(
-        incidents=tuple(i for i in found if i.state is IncidentState.FIRING),
+        incidents=tuple(i for i in found if i.state is IncidentState.FIRING and i.subject not in isolated),
         breaker_open=_is_breaker_open(connection, target),
-        last_good_at={c.name: store.last_good_at(connection, target.name, c.name) for c in target.canary},
+        last_good_at={
+            c.name: store.last_good_at(connection, target.name, c.name) for c in target.canary if c.name not in isolated
+        },
     )
 
 

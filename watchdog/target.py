@@ -71,6 +71,10 @@ class Target:
     memory_interval_s: float = 15.0
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
 
+    def watches(self, subject: str) -> bool:
+        """Whether verdicts about this subject can still come: a canary, or a worker where they are watched."""
+        return subject in self.canaries or (subject.startswith("slot ") and self.workers is not None)
+
     @property
     def policy(self) -> RecyclePolicy:
         return self.policies.recycle

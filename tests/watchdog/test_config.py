@@ -161,7 +161,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "act without recycle": (
         TARGET.replace('"m"', '"m"\nmode = "act"'),
-        ['target[m]: mode = "act" needs a [target.recycle] table'],
+        [
+            'target[m]: mode = "act" needs a [target.recycle] table',
+            'target[m]: mode = "act" needs a [target.process] table: a worker that is not watched is not acted on',
+        ],
     ),
     "process recycler without process": (
         TARGET + '[target.recycle]\nkind = "process"',
@@ -279,6 +282,7 @@ burst = 0
         "target[m].colour",
         "target",
         "notifier[a].targets",
+        "target[m]",
         "target[m]",
     ]
 
