@@ -135,6 +135,8 @@ class GateReason(StrEnum):
 
 PASSING = frozenset(
     {
+        GateReason.MODE,
+        GateReason.NO_RECYCLER,
         GateReason.WORKER_GONE,
         GateReason.BREAKER_OPEN,
         GateReason.RECOVERING,
@@ -150,7 +152,7 @@ PASSING = frozenset(
         GateReason.LEVEL_TOO_LOW,
     }
 )
-"""Refusals that time or new evidence may lift: the gate is asked again while the incident is firing."""
+"""Refusals that time, new evidence or another configuration may lift: the gate is asked again while it fires."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

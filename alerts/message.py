@@ -74,9 +74,12 @@ def incident_message(
     now: float,
     mode: str = "alert",
     has_recycler: bool = False,
+    gate: GateReason | None = None,
     episode: Episode | None = None,
 ) -> Message:
     """Say that an incident fires, still fires or is over.
+
+    gate: what the gate answers to a recycle at this moment; None when it was not asked.
 
     mode, has_recycler: of the target, to say what was or would have been done. episode: the last recycle asked for by
     this incident, when there is one.
@@ -88,7 +91,9 @@ def incident_message(
         done = _say_episode(episode) if episode else ""
     else:
         title, sentence = _say_firing(incident, event, why)
-        done = _say_episode(episode) if episode else _say_intent(incident, mode=mode, has_recycler=has_recycler)
+        done = (
+            _say_episode(episode) if episode else _say_intent(incident, mode=mode, has_recycler=has_recycler, gate=gate)
+        )
     facts = [("Since", say_clock(incident.since, now)), ("Likely cause", _say_cause(incident))]
     figures = _say_figures(incident.evidence)
     return Message(
@@ -257,7 +262,7 @@ def _say_cause(incident: Incident) -> str:
     return f"{CAUSES[incident.cause]}{f' ({changed[:MAX_DETAIL]})' if isinstance(changed, str) else ''}"
 
 
-def _say_intent(incident: Incident, *, mode: str, has_recycler: bool) -> str:
+def _say_intent(incident: Incident, *, mode: str, has_recycler: bool, gate: GateReason | None) -> str:
     """What is done about it when no recycle has ended yet; the gate's own order of questions."""
     if incident.cause is not Cause.MODEL:
         return f"Nothing: {REFUSALS[GateReason.CAUSE_NOT_MODEL]}."
@@ -267,6 +272,8 @@ def _say_intent(incident: Incident, *, mode: str, has_recycler: bool) -> str:
         return f"Nothing: {REFUSALS[GateReason.NO_RECYCLER]}."
     if mode != "act":
         return f'Nothing: it would be recycled, but mode = "{mode}".'
+    if gate is not None and gate is not GateReason.ALLOWED:
+        return f"Not recycled for now: {REFUSALS[gate]}."
     return "A recycle was asked for."
 
 
@@ -292,7 +299,7 @@ def _say_figures(evidence: Evidence) -> str:
 def _next_commands(target: str, incident: Incident | None) -> tuple[str, ...]:
     show = (f"watchdog incidents show {incident.id}",) if incident else ()
     ask = (f"watchdog canary {target}",) if incident and incident.check in (Check.AVAILABILITY, Check.OUTPUT) else ()
-    return (*show, f"watchdog history {target}", f"watchdog profile {target}", *ask)
+    return (*show, f"watchdog history {target}", *ask)
 
 
 def _sentence(text: str) -> str:

@@ -60,11 +60,13 @@ def ask_again(
             or incident.level not in (Level.PAGE, Level.URGENT)
         ):
             continue
-        if not may_ask_again(incident, recycle_store.last_of_incident(connection, incident.id)):
+        last = recycle_store.last_of_incident(connection, incident.id)
+        if not may_ask_again(incident, last):
             continue
         episode = request(incident.target, Trigger.INCIDENT, incident.reason, incident.id, now=now, new_id=new_id)
         facts = gather_facts(connection, episode, subject, now=now)
-        if may_recycle(facts, subject.policy, now=now) in (GateReason.ALLOWED, GateReason.MODE):  # MODE is counted
+        reason = may_recycle(facts, subject.policy, now=now)
+        if reason is GateReason.ALLOWED or (reason is GateReason.MODE and not (last and last.detail == reason)):
             recycle_store.save_episode(connection, episode)
             asked.append(episode)
     return asked

@@ -85,11 +85,12 @@ def under_way(connection: Connection) -> list[Episode]:
     return [_episode(row) for row in rows]
 
 
-def last_of_incident(connection: Connection, incident_id: str) -> Episode | None:
-    """The newest episode asked for by an incident; None when it never asked."""
+def last_of_incident(connection: Connection, incident_id: str, *, acted: bool = False) -> Episode | None:
+    """The newest episode asked for by an incident, with `acted` one that acted if there is any; None without one."""
     table = schema.recycles
+    first = (table.c.acted_at.is_(None),) if acted else ()
     row = connection.execute(
-        select(table).where(table.c.incident_id == incident_id).order_by(desc(table.c.requested_at)).limit(1)
+        select(table).where(table.c.incident_id == incident_id).order_by(*first, desc(table.c.requested_at)).limit(1)
     ).first()
     return _episode(row) if row else None
 

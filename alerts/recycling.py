@@ -243,6 +243,8 @@ class Recycling:
             if self._wait(POLL_S):
                 return None
         evidence = dict(recovery.evidence)
+        if recovery.recovered and not new:
+            recovery = replace(recovery, detail=f"{recovery.detail}; that a new worker answered could not be seen")
         if recovery.recovered:
             return Happened(event=Event.FINISHED, detail=recovery.detail, outcome=Outcome.VERIFIED, evidence=evidence)
         failed = self._failed(episode, Outcome.NOT_HELPED, recovery.detail, subject)

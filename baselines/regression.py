@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from baselines.baseline import Baseline, changes, controls_of, describe_changes, floor_of, latencies_of
+from baselines.baseline import (
+    Baseline,
+    changes,
+    controls_of,
+    describe_changes,
+    floor_of,
+    is_noisy,
+    latencies_of,
+    quality,
+)
 from baselines.cause import latency_cause, level_of
 from baselines.quantiles import quantile, quantile_ratio
 from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict
@@ -168,6 +177,9 @@ def _regressed(
     changed = changes(baseline.provenance, provenance)
     named = {"changed": describe_changes(changed)} if changed else {}
     cause = _cause(run, changed, baseline, policy)
+    low = evidence["ratio_low"]
+    if cause is Cause.MODEL and (not isinstance(low, float) or low <= 1.0 or is_noisy(quality(baseline))):
+        cause = Cause.UNKNOWN  # told, but nothing is done on an interval that holds "no change", or on a noisy baseline
     lives = {burst.life for burst in run}
     return replace(
         within,

@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 
 from alerts import delivery_store, recycle_store
 from alerts import store as alert_store
-from alerts.episode import GateReason, Outcome, Trigger
-from alerts.gate import too_old
+from alerts.episode import GateReason, Outcome, Trigger, may_recycle
+from alerts.gate import gather_facts, too_old
 from alerts.incident import POLICIES, Event, Incident, RequestRecycle, Step, StepReason, Tell, remind, retire
 from alerts.message import Message, incident_message, recycle_message
 from alerts.notifiers.delivery import Route, recipients
@@ -83,11 +83,19 @@ class Effects:
     def record_verdict(self, connection: Connection, verdict: Verdict) -> None:
         """Store a verdict when it says something else than the one that stands; it stands once it is committed."""
         before = self._standing.get((verdict.target, verdict.check, verdict.subject))
+        if self._is_a_blink(before, verdict):
+            return
         if before is None or _words(before) != _words(verdict):
             store.save_verdict(connection, verdict)
             log.info("verdict", target=verdict.target, check=verdict.check, subject=verdict.subject, **_words(verdict))
         elif verdict.status is Status.WORSE:
             store.refresh_verdict(connection, verdict)
+
+    def _is_a_blink(self, before: Verdict | None, verdict: Verdict) -> bool:
+        """A burst that our own delay tainted, soon after one that could be judged: what that one said still stands."""
+        if before is None or verdict.reason is not Reason.TAINTED or before.reason is Reason.TAINTED:
+            return False
+        return verdict.at - before.at <= self._targets[verdict.target].evidence_age_s
 
     def apply(self, connection: Connection, before: Incident | None, step: Step) -> None:
         """Save the incident and enqueue what the step asks for."""
@@ -113,7 +121,10 @@ class Effects:
 
     def committed(self, verdicts: Sequence[Verdict], firing: Mapping[tuple[str, Check, Level], int]) -> None:
         """After the commit: the verdicts stand, metrics follow, threads wake."""
-        self._standing |= {(v.target, v.check, v.subject): v for v in verdicts}
+        for v in verdicts:
+            key = (v.target, v.check, v.subject)
+            if not self._is_a_blink(self._standing.get(key), v):
+                self._standing[key] = v
         for verdict in verdicts:
             self._metrics.observe_verdict(verdict)
             self._metrics.observe_status(verdict.target, verdict.check, self._worst(verdict.target, verdict.check))
@@ -128,10 +139,11 @@ class Effects:
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
             if self._is_gone(incident, now):
                 self.apply(connection, incident, retire(incident, now=now, why=StepReason.WORKER_GONE))
-                self._forget(connection, incident)
+                self._forget(connection, (incident.target, incident.check, incident.subject))
                 continue
             muted = self.muted(connection, incident)
             self.apply(connection, incident, remind(incident, now=now, policy=POLICIES[incident.check], muted=muted))
+        self._forget_unseen(connection, now)
         asked = ask_again(connection, self._targets, now=now, new_id=self._new_id)
         asked += ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
         self._enqueued = self._enqueued or bool(asked)
@@ -156,20 +168,24 @@ class Effects:
             return False  # judged just now, or being restarted
         return incident.subject not in {f"slot {slot}" for slot in target.workers.find()}
 
-    def _forget(self, connection: Connection, incident: Incident) -> None:
-        """What was said of a worker that is gone stands no longer."""
-        key = (incident.target, incident.check, incident.subject)
+    def _forget_unseen(self, connection: Connection, now: float) -> None:
+        """Memory that is no longer sampled is not OK: its workers cannot be found, or their slot is gone."""
+        for key, verdict in list(self._standing.items()):
+            target = self._targets.get(verdict.target)
+            if verdict.check is not Check.MEMORY or verdict.reason is Reason.NO_DATA or target is None:
+                continue
+            if now - verdict.at > GONE_S + 2 * target.policies.leak.judge_every_s:
+                self._forget(connection, key)
+
+    def _forget(self, connection: Connection, key: tuple[str, Check, str]) -> None:
+        """What was said of it stands no longer."""
+        target, check, subject = key
         verdict = Verdict(
-            target=incident.target,
-            check=incident.check,
-            subject=incident.subject,
-            at=self._now(),
-            status=Status.UNKNOWN,
-            reason=Reason.NO_DATA,
+            target=target, check=check, subject=subject, at=self._now(), status=Status.UNKNOWN, reason=Reason.NO_DATA
         )
         store.save_verdict(connection, verdict)
         self._standing[key] = verdict
-        self._metrics.observe_status(incident.target, incident.check, self._worst(incident.target, incident.check))
+        self._metrics.observe_status(target, check, self._worst(target, check))
 
     def tell_recycle(self, connection: Connection, episode: Episode) -> None:
         """Say how a recycle ended; inside the transaction that ends it."""
@@ -194,7 +210,7 @@ class Effects:
 
     def _tell_incident(self, connection: Connection, incident: Incident, event: Event, why: StepReason) -> None:
         target = self._targets.get(incident.target)
-        episode = recycle_store.last_of_incident(connection, incident.id)
+        episode = recycle_store.last_of_incident(connection, incident.id, acted=event is Event.RESOLVED)
         message = incident_message(
             incident,
             event,
@@ -202,6 +218,7 @@ class Effects:
             now=self._now(),
             mode=target.mode if target else "observe",
             has_recycler=target is not None and target.recycler is not None,
+            gate=self._ask_gate(connection, incident, target) if target is not None else None,
             episode=asdict(episode) if episode else None,
         )
         log.warning(
@@ -213,6 +230,12 @@ class Effects:
             text=message.title,
         )
         self._enqueue(connection, message, muted=self.muted(connection, incident))
+
+    def _ask_gate(self, connection: Connection, incident: Incident, target: Target) -> GateReason:
+        """What the gate would say now, so that nobody is told of a recycle that will not come."""
+        now = self._now()
+        asked = request(incident.target, Trigger.INCIDENT, incident.reason, incident.id, now=now, new_id=self._new_id)
+        return may_recycle(gather_facts(connection, asked, target, now=now), target.policy, now=now)
 
     def _enqueue(self, connection: Connection, message: Message, *, muted: bool) -> None:
         told = (

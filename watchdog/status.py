@@ -15,7 +15,7 @@ from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
 from baselines import store
-from baselines.verdict import Status, Verdict
+from baselines.verdict import Level, Status, Verdict
 from watchdog.config import Config, TargetSection
 
 SHOWN_BURSTS = 10
@@ -116,6 +116,8 @@ def _read_target(
     stand = [v for v in verdicts if v.target == target.name and is_watched(target, v.subject)]
     mine = tuple(sorted(stand, key=lambda v: (v.subject, v.check)))
     statuses = {v.status for v in mine}
+    if any(i.target == target.name and i.level is not Level.INFO for i in firing):
+        statuses.add(Status.WORSE)  # an incident fires until it resolves, whatever the newest burst could show
     worst = Status.WORSE if Status.WORSE in statuses else Status.OK if statuses == {Status.OK} else Status.UNKNOWN
     episodes = recycle_store.list_episodes(connection, target.name, limit=1)
     return TargetStatus(

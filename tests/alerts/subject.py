@@ -76,7 +76,8 @@ class Server:
         return None if self.workers is None else list(self.workers)
 
     def uptime_s(self, life: Life) -> float | None:
-        return self.uptimes
+        started_since = self.acts and not any(life in act for act in self.acts)
+        return 0.0 if started_since else self.uptimes
 
     def missing(self) -> str | None:
         return self.missing_signal

@@ -269,8 +269,8 @@ class TestGate:
 
 class TestWords:
     def test_only_time_or_evidence_lifts_a_passing_refusal(self) -> None:
-        """No recycler, a mode, an incident that is over and a late request need a person or a new incident."""
-        lasting = {GateReason.NO_RECYCLER, GateReason.INCIDENT_OVER, GateReason.MODE, *OF_A_PERSON}
+        """An incident that is over and a late request need a new incident or a person; a configuration may change."""
+        lasting = {GateReason.INCIDENT_OVER, *OF_A_PERSON}
         assert set(GateReason) - {GateReason.ALLOWED} - PASSING == lasting
 
     def test_a_proof_a_refusal_and_an_interruption_are_not_ineffective(self) -> None:

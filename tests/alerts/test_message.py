@@ -131,7 +131,7 @@ VERIFIED = {
     "ended_at": NOW + 160,
     "evidence": {"before_memory_bytes": 6_100_000_000, "after_memory_bytes": 2e9, "after_median_s.default": 0.1007},
 }
-NEXT = "Next: watchdog incidents show 20270115-3f9a2c | watchdog history chat | watchdog profile chat"
+NEXT = "Next: watchdog incidents show 20270115-3f9a2c | watchdog history chat"
 
 
 def firing(incident: Incident, **more: object) -> Message:
@@ -376,8 +376,7 @@ class TestSlack:
                         },
                         {
                             "type": "mrkdwn",
-                            "text": "*Next:* `watchdog incidents show 20270115-3f9a2c`  `watchdog history chat`"
-                            "  `watchdog profile chat`",
+                            "text": "*Next:* `watchdog incidents show 20270115-3f9a2c`  `watchdog history chat`",
                         },
                     ],
                 },

@@ -20,11 +20,9 @@ from baselines.verdict import Cause, Check, Level, Status
 from probes.messages import Life
 
 NEVER = {
-    GateReason.NO_RECYCLER,
     GateReason.INCIDENT_OVER,
     GateReason.REQUEST_STALE,
     GateReason.JUST_RECYCLED,
-    GateReason.MODE,
 }
 
 

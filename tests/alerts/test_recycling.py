@@ -670,7 +670,7 @@ class TestDesk:
         assert office.wait_for_ends(1)[0].outcome is Outcome.VERIFIED
 
     def test_two_requests_of_one_target_are_never_at_work_together(self, office: Office) -> None:
-        """The second waits and is then refused by the cooldown; another target is not held up."""
+        """The second waits and is then refused, the new worker being too young; another target is not held up."""
         release, acting = threading.Event(), threading.Event()
         chat = office.servers["chat"]
 
@@ -696,7 +696,7 @@ class TestDesk:
             (first.id, Outcome.VERIFIED),
             (second.id, Outcome.BLOCKED),
         ]
-        assert office.ended[2].detail == GateReason.COOLING_DOWN
+        assert office.ended[2].detail == GateReason.TOO_YOUNG
         assert len(chat.acts) == 1
 
     def test_what_was_read_before_an_episode_ended_does_not_start_it_again(self, office: Office) -> None:

@@ -140,6 +140,7 @@ def test_too_few_bursts_decide_nothing(stage: Stage) -> None:
 
 def test_list_says_how_to_begin(stage: Stage) -> None:
     """An empty list is no error."""
+    stage.database().close()
     plain, as_json = stage.run("baseline list"), stage.run("baseline list --json")
     assert plain == Ended(0, "no baseline yet; take one with: watchdog baseline\n", "")
     assert (as_json.code, as_json.json()) == (0, [])

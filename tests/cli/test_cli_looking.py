@@ -20,6 +20,7 @@ from alerts.recycle_store import Episode, Step
 from baselines import store
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import MemorySample, OpStat, Snapshot
+from watchdog.turns import hold
 
 MEMORY = """
 [target.process]
@@ -125,7 +126,11 @@ def save(stage: Stage, *verdicts: Verdict) -> None:
 
 
 def test_status_before_anything_is_known(stage: Stage) -> None:
-    """Exit code 3, and what to do about it."""
+    """Exit code 3, and what to do about it; no database is made by looking."""
+    nothing = stage.run("status")
+    assert nothing.code == 1
+    assert "there is no database" in nothing.err
+    stage.database().close()
     plain, as_json = stage.run("status"), stage.run("status chat --json")
     assert plain.code == as_json.code == 3
     assert plain.out.startswith("UNKNOWN chat  mode alert\n    not watched yet: is `watchdog run` running?\n")
@@ -144,10 +149,13 @@ def test_status_before_anything_is_known(stage: Stage) -> None:
     ids=["ok", "unknown", "worse and unknown", "worse"],
 )
 def test_status_is_that_of_the_worst(stage: Stage, statuses: tuple[Status, ...], code: int) -> None:
-    """2 before 3 before 0."""
+    """2 before 3 before 0; and what no daemon keeps up to date is not fine."""
     checks = list(Check)
     save(stage, *(make_verdict(status, check=checks[i]) for i, status in enumerate(statuses)))
-    ended = stage.run("status --json")
+    assert stage.run("status").code == (code or 3)
+    daemon = stage.folder / "watchdog.db.daemon.lock"
+    with hold(daemon, wait_s=0.0, monotonic=time.monotonic, sleep=time.sleep):
+        ended = stage.run("status --json")
     assert ended.code == code
     (target,) = ended.json()
     assert {v["check"]: v["status"] for v in target["verdicts"]} == dict(zip(checks, statuses, strict=False))
@@ -226,6 +234,7 @@ def test_headroom_says_what_is_left(stage: Stage, growth: int, seconds: float, c
 
 def test_headroom_without_samples_says_what_it_needs(stage: Stage) -> None:
     """Exit code 3."""
+    stage.database().close()
     ended = stage.run("headroom chat")
     needs = "no memory of chat was ever sampled: it needs [target.process] and a running daemon\n"
     assert ended == Ended(3, needs, "")

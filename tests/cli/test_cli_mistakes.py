@@ -8,7 +8,7 @@ import pytest
 from cli_stage import Ended, Stage
 
 HINT = "watchdog: `watchdog --help` and `watchdog COMMAND --help` say what is possible"
-DURATION = 'must be a duration like "500ms", "30s", "10m", "4h" or "7d", or a number of seconds'
+DURATION = 'must be a duration like "500ms", "30s", "10m", "4h" or "7d"'
 NOBODY = "no target is named 'nobody'; there are: chat"
 
 PARSER: dict[str, str] = {
@@ -93,6 +93,7 @@ OURS: dict[str, str] = {
 @pytest.fixture(scope="module")
 def ended(shared: Stage) -> dict[str, Ended]:
     """Every mistake made once."""
+    shared.run("silence")  # makes the database, which commands that only look do not
     return {command: shared.run(command) for command in (*PARSER, *OURS)}
 
 

@@ -76,7 +76,7 @@ def take(
     """Take a baseline (the default command). Exit codes: 0 promoted, 2 refused, 3 not ready or undecided."""
     plan = _plan(quick=quick, wait=wait, apart=apart)
     taken: list[Taken] = []
-    with opened(config) as (parsed, database):
+    with opened(config, create=True) as (parsed, database):
         sections = pick(parsed, targets)
         live = build_targets(parsed, database)
         for section in sections:

@@ -42,7 +42,7 @@ def canary(
 ) -> None:
     """Send one burst of each canary of TARGET. Exit codes: 0 good, 2 wrong or failed, 3 busy or tainted."""
     taken: list[Burst] = []
-    with opened(config) as (parsed, database):
+    with opened(config, create=True) as (parsed, database):
         parsed.find(target)
         live = build_targets(parsed, database)[target]
         for name, probe in live.canaries.items():

@@ -53,7 +53,7 @@ def recycle(
     json: Json = False,
 ) -> None:
     """Recycle TARGET now. Exit codes: 0 verified, 2 acted but not verified, 3 refused by the gate."""
-    with opened(config) as (parsed, database):
+    with opened(config, create=True) as (parsed, database):
         parsed.find(target)
         if reset:
             with database.write(durable=True) as connection:

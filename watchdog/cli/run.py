@@ -19,10 +19,10 @@ def register(app: typer.Typer) -> None:
 
 def run(
     config: ConfigPath = DEFAULT_CONFIG,
-    json: Annotated[bool, typer.Option("--json", help="Log JSON lines, whatever [log] says.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Log JSON lines, whatever the configuration says.")] = False,
 ) -> None:
     """Watch the targets until SIGTERM."""
-    with opened(config) as (parsed, database):
+    with opened(config, create=True) as (parsed, database):
         set_up_logging(format="json" if json else parsed.log.format, level=parsed.log.level)
         Daemon(parsed, database).run()
     # The interpreter would now wait for probes that hang, which may be for ever (a wedged GPU driver). All that counts

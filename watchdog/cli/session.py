@@ -15,7 +15,7 @@ import typer
 from pydantic import TypeAdapter
 from rich.console import Console
 
-from baselines.database import Database, open_database
+from baselines.database import Database, open_database, path_of
 from watchdog.config import Config, TargetSection, load_config
 from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.spelling import parse_duration
@@ -65,13 +65,22 @@ def read_duration(option: str, text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError as error:
-        raise Refused(f"{option} {error} (given: {text!r})") from error
+        allowed = str(error).replace(", or a number of seconds", "")  # a bare number says no unit
+        raise Refused(f"{option} {allowed} (given: {text!r})") from error
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[tuple[Config, Database]]:
-    """The configuration and its database, brought up to date; closed at the end."""
+def opened(path: Path, *, create: bool = False) -> Iterator[tuple[Config, Database]]:
+    """The configuration and its database, brought up to date; closed at the end.
+
+    create: make the database if there is none. A command that only looks must not: the real one is then elsewhere.
+    """
     config = load_config(path)
+    where = path_of(config.store.url)
+    if not create and where.parent.is_dir() and not where.exists():
+        raise Refused(
+            f"there is no database {where.absolute()}: nothing ran here yet, or store.url is relative to another folder"
+        )
     database = open_database(config.store.url)
     try:
         bring_up_to_date(database)

@@ -17,7 +17,7 @@ from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
 from probes.messages import Outcome, Snapshot
 from probes.worker import ProbeError
-from watchdog.bootstrap import build_targets, policies_of
+from watchdog.bootstrap import build_targets, lock_path, policies_of
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -26,12 +26,14 @@ from watchdog.cli.session import (
     Refused,
     TargetName,
     clock,
+    err,
     opened,
     out,
     print_json,
     read_duration,
 )
 from watchdog.status import TargetStatus, read_targets
+from watchdog.turns import is_held
 from watchdog.web.page import duration, milliseconds, share
 
 STYLES = {Status.OK: "green", Status.WORSE: "bold red", Status.UNKNOWN: "yellow"}
@@ -54,12 +56,16 @@ def status(
         if target is not None:
             parsed.find(target)
         found = [t for t in read_targets(connection, parsed) if target in (None, t.name)]
+        running = is_held(lock_path(database))
     if json:
         print_json(found, list[TargetStatus])
     else:
         for each in found:
             _print_status(each)
     statuses = {t.status for t in found}
+    if not running:
+        err.print(f"watchdog: no daemon runs on {database.path}: this is how things stood when it ended", markup=False)
+        statuses.add(Status.UNKNOWN)
     worst = next((s for s in (Status.WORSE, Status.UNKNOWN) if s in statuses), Status.OK)
     raise typer.Exit(EXITS[worst])
 
@@ -161,7 +167,7 @@ def profile(
     json: Json = False,
 ) -> None:
     """The per-operator table of TARGET's torch canary: the stored snapshot, or a new one."""
-    with opened(config) as (parsed, database):
+    with opened(config, create=True) as (parsed, database):
         section = parsed.find(target)
         names = [c.name for c in section.canary if c.kind == "torch"]
         if not names:
@@ -253,6 +259,10 @@ def verify(
     else:
         load = bursts[0].facts.get("model_load_s")
         loaded = f", loads in {load:.2f} s" if load is not None else ""
-        same = "gives the same answer each time" if len(hashes) == 1 else "gives DIFFERENT answers to the same input"
+        same = (
+            "gives the same answer each time (seeded)"
+            if len(hashes) == 1
+            else "gives DIFFERENT answers to the same input"
+        )
         out.print(f"ok   {model}: {same}, p50 {milliseconds(p50_s)}{loaded}", markup=False)
     raise typer.Exit(ExitCode.WORSE if failed or len(hashes) != 1 else ExitCode.FINE)

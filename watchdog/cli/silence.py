@@ -44,7 +44,7 @@ def silence(
     until = now + read_duration("--for", length or "1h")
     if until <= now:
         raise Refused(f"--for must be longer than nothing (given: {length!r})")
-    with opened(config) as (parsed, database):
+    with opened(config, create=True) as (parsed, database):
         with database.write(durable=True) as connection:
             if end is not None and not alert_store.end_silence(connection, end, now=now):
                 raise Refused(f"no silence {end} holds now; see: watchdog silence")
