@@ -177,9 +177,8 @@ def _regressed(
     changed = changes(baseline.provenance, provenance)
     named = {"changed": describe_changes(changed)} if changed else {}
     cause = _cause(run, changed, baseline, policy)
-    low = evidence["ratio_low"]
-    if cause is Cause.MODEL and (not isinstance(low, float) or low <= 1.0 or is_noisy(quality(baseline))):
-        cause = Cause.UNKNOWN  # told, but nothing is done on an interval that holds "no change", or on a noisy baseline
+    if cause is Cause.MODEL and is_noisy(quality(baseline)):
+        cause = Cause.UNKNOWN  # told, but nothing is done on a baseline among whose own bursts such a change can hide
     lives = {burst.life for burst in run}
     return replace(
         within,
