@@ -36,8 +36,8 @@ class Scene:
 SCENES = (
     Scene(title="The model gets 30 % slower", fault={"kind": "slow"}, check="latency", reason="regressed"),
     Scene(
-        title="The worker leaks half a megabyte with every request",
-        fault={"kind": "leak", "bytes_per_request": 500_000},
+        title="The worker leaks 200 kB with every request",
+        fault={"kind": "leak", "bytes_per_request": 200_000},
         check="memory",
         reason="leaking",
     ),
