@@ -14,6 +14,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from builders import make_burst
+from sqlalchemy import Connection, inspect
 
 from alerts import schema as alert_schema
 from baselines import store
@@ -50,6 +51,21 @@ def dump(database: Database) -> list[str]:
         connection.close()
 
 
+def described(connection: Connection) -> dict[str, tuple[object, ...]]:
+    """What a file's tables are, whatever the order in which they were made."""
+    look = inspect(connection)
+    return {
+        name: (
+            [(c["name"], str(c["type"]), c["nullable"]) for c in look.get_columns(name)],
+            look.get_pk_constraint(name),
+            sorted(look.get_indexes(name), key=str),
+            sorted(look.get_foreign_keys(name), key=str),
+            sorted(look.get_unique_constraints(name), key=str),
+        )
+        for name in look.get_table_names()
+    }
+
+
 class TestTheChain:
     def test_head_is_the_newest_file(self) -> None:
         """The daemon compares with a constant, so that it need not load Alembic to start."""
@@ -59,11 +75,20 @@ class TestTheChain:
         versions = Path(migrate.__file__).parent / "versions"
         assert max(path.name[:4] for path in versions.glob("[0-9]*.py")) == HEAD
 
-    def test_the_migrated_schema_is_the_one_the_code_uses(self, database: Database) -> None:
+    def test_the_migrated_schema_is_the_one_the_code_uses(self, fresh: Database) -> None:
         """Tables, columns, types, indices, keys: a change of `schema.py` without a migration fails here."""
-        with database.read() as connection:
+        with fresh.write() as connection:
+            migrate._upgrade(connection)
+        with fresh.read() as connection:
             context = MigrationContext.configure(connection, opts={"compare_type": True})
             assert compare_metadata(context, alert_schema.metadata) == []
+
+    def test_a_new_file_is_what_the_chain_makes_of_an_empty_one(self, fresh: Database, database: Database) -> None:
+        """A new file gets the tables of today without the chain; both must be the same, column for column."""
+        with fresh.write() as connection:
+            migrate._upgrade(connection)
+        with fresh.read() as one, database.read() as other:
+            assert described(one) == described(other)
 
 
 class TestBringingUp:
@@ -78,10 +103,12 @@ class TestBringingUp:
         bring_up_to_date(fresh)
         assert dump(fresh) == before
 
-    def test_an_up_to_date_file_loads_no_alembic(self, database: Database) -> None:
-        """A quarter of a second at every start of the command line."""
+    @pytest.mark.parametrize("new", [False, True], ids=["up_to_date", "new"])
+    def test_a_file_that_is_not_behind_loads_no_alembic(self, database: Database, *, new: bool) -> None:
+        """A quarter of a second at every start of the command line, and twelve megabytes of the daemon."""
+        path = database.path.with_name("new.db") if new else database.path
         answer = subprocess.run(
-            [sys.executable, "-c", BRING_UP, database.path], capture_output=True, text=True, check=True, timeout=60
+            [sys.executable, "-c", BRING_UP, path], capture_output=True, text=True, check=True, timeout=60
         )
         assert answer.stdout == "False\n"
 
