@@ -1,4 +1,4 @@
-"""One HTTP request and its answer, with the phases timed at the library's own trace points."""
+"""One HTTP request and its answer, timed where the bytes leave and come in, below the HTTP library."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpcore
 import httpx
 
 from probes.canary.deadline import SocketDeadline
 from probes.canary.failures import FAILURES, outcome_of_failure
+from probes.canary.stopwatch import Stopwatch, TimedBackend
 from probes.messages import Outcome
 
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
@@ -37,8 +39,10 @@ class Exchange:
 
     failure: why no answer was completed, with one line for a person; None when there is a status, headers (names in
     lower case) and a body.
-    latency_s: first byte sent to last byte received; first_byte_s: first byte sent to first byte of the body;
-    connect_s: TCP and TLS set-up, None on a reused connection. Those that did not happen are None.
+    latency_s: from sending the body (of a request without one: the headers) to the last byte received; first_byte_s: to
+    the first byte of the body; connect_s: TCP and TLS set-up, None on a reused connection. Those that did not happen
+    are None.
+    by_kernel: the kernel stamped every packet of the answer, see `stopwatch`.
     """
 
     failure: tuple[Outcome, str] | None = None
@@ -48,6 +52,7 @@ class Exchange:
     latency_s: float | None = None
     first_byte_s: float | None = None
     connect_s: float | None = None
+    by_kernel: bool = False
 
 
 class Connection:
@@ -62,17 +67,20 @@ class Connection:
         *,
         timeout_s: float,
         ssl_context: ssl.SSLContext | None,
+        now: Callable[[], float],
         monotonic: Callable[[], float],
         max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self._timeout_s = timeout_s
         self._monotonic = monotonic
         self._max_answer_bytes = max_answer_bytes
-        # Without a context nothing is encrypted, so there is nothing to verify, and loading certificates is dear.
-        self._client = httpx.Client(
-            transport=httpx.HTTPTransport(verify=ssl_context or False, trust_env=False, retries=0),
-            trust_env=False,
-            follow_redirects=False,
+        self._stopwatch = Stopwatch(now=now, monotonic=monotonic)
+        # httpx's engine alone: cookies, redirects, proxies and retries are what a canary must not have.
+        self._pool = httpcore.ConnectionPool(
+            ssl_context=ssl_context,
+            max_connections=1,
+            socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+            network_backend=TimedBackend(self._stopwatch),
         )
         self._deadline = SocketDeadline(timeout_s=timeout_s, monotonic=monotonic)
         self._addresses: tuple[Address, Address] | None = None
@@ -81,7 +89,7 @@ class Connection:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._pool.close()
         self._deadline.close()
 
     @property
@@ -92,19 +100,21 @@ class Connection:
     def ask(self, question: Question) -> Exchange:
         """Send it and read the whole answer."""
         trace = _Trace(self._monotonic, self._attach)
-        request = self._build(question, trace)
         status: int | None = None
         headers: Mapping[str, str] = {}
         body = b""
+        first_byte_s: float | None = None
         failure: tuple[Outcome, str] | None = None
+        self._stopwatch.start()
         self._deadline.begin()
         try:
-            response = self._client.send(request, stream=True)
+            response = self._pool.handle_request(self._build(question, trace))
             try:
-                status, headers = response.status_code, {k.lower(): v for k, v in response.headers.items()}
-                body = self._read(response, trace)
+                status, headers = response.status, dict(httpx.Headers(response.headers))
+                body, first_byte_s = self._read(response)
             finally:
                 response.close()
+            latency_s = self._stopwatch.elapsed_s
             body = _decode(body, headers.get("content-encoding", "identity"), self._max_answer_bytes)
         except _AnswerError as error:
             failure = error.outcome, str(error)
@@ -120,19 +130,21 @@ class Connection:
             status=status,
             headers=headers,
             body=body,
-            latency_s=trace.since_sent("http11.receive_response_body.complete"),
-            first_byte_s=trace.since_sent("first_byte"),
+            latency_s=latency_s,
+            first_byte_s=first_byte_s,
             connect_s=trace.connect_s,
+            by_kernel=self._stopwatch.by_kernel,
         )
 
-    def _build(self, question: Question, trace: _Trace) -> httpx.Request:
-        # Built apart from the client, which would add the cookies of the last answer: the input is fixed.
+    def _build(self, question: Question, trace: _Trace) -> httpcore.Request:
         headers = httpx.Headers({"User-Agent": "inference-watchdog", "Accept": "*/*", "Accept-Encoding": "identity"})
         headers.update(dict(question.headers))
-        return httpx.Request(
-            question.method,
-            question.url,
-            headers=headers,
+        request = httpx.Request(question.method, question.url, headers=headers, content=question.body)
+        url = request.url
+        return httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
             content=question.body,
             extensions={"trace": trace, "timeout": httpx.Timeout(self._timeout_s).as_dict()},
         )
@@ -149,17 +161,19 @@ class Connection:
             return
         self._addresses = (ours[0], ours[1]), (theirs[0], theirs[1])
 
-    def _read(self, response: httpx.Response, trace: _Trace) -> bytes:
+    def _read(self, response: httpcore.Response) -> tuple[bytes, float | None]:
+        """The body, and the seconds until its first byte; None when it is empty."""
         parts: list[bytes] = []
+        first_byte_s: float | None = None
         size = 0
-        for part in response.iter_raw():
+        for part in response.iter_stream():
             if not parts:
-                trace.mark("first_byte")
+                first_byte_s = self._stopwatch.elapsed_s
             parts.append(part)
             size += len(part)
             if size > self._max_answer_bytes:
                 raise _AnswerError(Outcome.ANSWER_TOO_LARGE, f"more than {self._max_answer_bytes} bytes")
-        return b"".join(parts)
+        return b"".join(parts), first_byte_s
 
 
 class _AnswerError(Exception):
@@ -171,7 +185,7 @@ class _AnswerError(Exception):
 
 
 class _Trace:
-    """Times of the library's events. Names: https://www.encode.io/httpcore/extensions/#trace"""
+    """Times of the library's events, on the monotonic clock. Names: https://www.encode.io/httpcore/extensions/#trace"""
 
     def __init__(self, monotonic: Callable[[], float], attach: Callable[[socket.socket | None], None]) -> None:
         self._monotonic = monotonic
@@ -179,24 +193,17 @@ class _Trace:
         self._times: dict[str, float] = {}
 
     def __call__(self, event: str, info: Mapping[str, Any]) -> None:
-        self.mark(event)
+        self._times[event] = self._monotonic()
         if event == "connection.connect_tcp.started":
             self._attach(None)
         if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
             self._attach(info["return_value"].get_extra_info("socket"))
-
-    def mark(self, event: str) -> None:
-        self._times[event] = self._monotonic()
 
     @property
     def connect_s(self) -> float | None:
         last = "start_tls" if "connection.start_tls.started" in self._times else "connect_tcp"
         ready = self._times.get(f"connection.{last}.complete")
         return None if ready is None else ready - self._times["connection.connect_tcp.started"]
-
-    def since_sent(self, event: str) -> float | None:
-        sent, at = self._times.get("http11.send_request_headers.started"), self._times.get(event)
-        return None if sent is None or at is None else at - sent
 
     @property
     def stage(self) -> str:

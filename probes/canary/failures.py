@@ -7,26 +7,36 @@ import socket
 import ssl
 from collections.abc import Iterator, Mapping
 
+import httpcore
 import httpx
 
 from probes.messages import Outcome
 
-FAILURES = (httpx.HTTPError, httpx.InvalidURL, httpx.CookieConflict, httpx.StreamError, OSError, UnicodeError)
+FAILURES = (
+    httpcore.TimeoutException,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    httpcore.UnsupportedProtocol,
+    httpcore.ConnectionNotAvailable,
+    httpx.InvalidURL,
+    OSError,
+    UnicodeError,
+)
 """What a request may raise; anything else is a mistake in the watchdog."""
 
 # The nearest class of an exception decides; ConnectError and RemoteProtocolError are looked into first.
 _BY_CLASS: Mapping[type[BaseException], tuple[Outcome, str]] = {
-    httpx.TimeoutException: (Outcome.TIMEOUT, "no complete answer in time"),
-    httpx.ConnectError: (Outcome.UNREACHABLE, "cannot connect"),
-    httpx.NetworkError: (Outcome.CONNECTION_LOST, "the connection was lost"),
-    httpx.ProxyError: (Outcome.UNREACHABLE, "a proxy failed"),
-    httpx.UnsupportedProtocol: (Outcome.UNREACHABLE, "the address is not http or https"),
+    httpcore.TimeoutException: (Outcome.TIMEOUT, "no complete answer in time"),
+    httpcore.ConnectError: (Outcome.UNREACHABLE, "cannot connect"),
+    httpcore.NetworkError: (Outcome.CONNECTION_LOST, "the connection was lost"),
+    httpcore.ProxyError: (Outcome.UNREACHABLE, "a proxy failed"),
+    httpcore.UnsupportedProtocol: (Outcome.UNREACHABLE, "the address is not http or https"),
+    httpcore.ConnectionNotAvailable: (Outcome.CONNECTION_LOST, "the connection was lost"),
+    httpcore.LocalProtocolError: (Outcome.PROTOCOL_ERROR, "our request is not valid HTTP (method or headers)"),
+    httpcore.ProtocolError: (Outcome.PROTOCOL_ERROR, "the answer is not valid HTTP"),
     httpx.InvalidURL: (Outcome.UNREACHABLE, "the address is not valid"),
     UnicodeError: (Outcome.UNREACHABLE, "the host name is not valid"),
-    httpx.LocalProtocolError: (Outcome.PROTOCOL_ERROR, "our request is not valid HTTP (method or headers)"),
-    httpx.HTTPError: (Outcome.PROTOCOL_ERROR, "the answer is not valid HTTP"),
-    httpx.StreamError: (Outcome.PROTOCOL_ERROR, "the answer could not be read"),
-    httpx.CookieConflict: (Outcome.PROTOCOL_ERROR, "the answer sets conflicting cookies"),
     OSError: (Outcome.CONNECTION_LOST, "the connection was lost"),
 }
 
@@ -35,9 +45,9 @@ _NO_ROUTE = {errno.ENETUNREACH, errno.EHOSTUNREACH, errno.ENETDOWN, errno.EHOSTD
 
 def outcome_of_failure(error: BaseException) -> tuple[Outcome, str]:
     """The outcome of one of `FAILURES`."""
-    if isinstance(error, httpx.RemoteProtocolError) and _is_disconnect(error):
+    if isinstance(error, httpcore.RemoteProtocolError) and _is_disconnect(error):
         return Outcome.CONNECTION_LOST, "the server closed the connection before the answer was complete"
-    if isinstance(error, httpx.ConnectError):
+    if isinstance(error, httpcore.ConnectError):
         for cause in _causes(error):
             named = _outcome_of_connect(cause)
             if named is not None:
@@ -64,7 +74,7 @@ def _outcome_of_connect(cause: BaseException) -> tuple[Outcome, str] | None:
     return found
 
 
-def _is_disconnect(error: httpx.RemoteProtocolError) -> bool:
+def _is_disconnect(error: httpcore.RemoteProtocolError) -> bool:
     """The library has one class for "not HTTP" and "closed too early" and tells them apart only in its words."""
     return any(words in str(error) for words in ("disconnected without sending", "peer closed connection"))
 

@@ -19,6 +19,8 @@ from probes.messages import Burst, Family, Identity, Life, Outcome, Output, Samp
 from probes.process import WorkerWatch, cpu_seconds, generation_of, peer_life
 from probes.taint import is_tainted, run_queue_delay_s
 
+BUFFERED_BYTES = 65_536  # below what Linux buffers for a socket at first (net.ipv4.tcp_rmem): the server need not wait
+
 
 class HttpCanary:
     """Sends the same request again and again, over one fresh connection a burst, and checks what comes back.
@@ -106,7 +108,9 @@ class HttpCanary:
         """Nothing is kept open from one burst to the next."""
 
     def _connect(self) -> Connection:
-        return Connection(timeout_s=self.plan.timeout_s, ssl_context=self._ssl_context, monotonic=self._monotonic)
+        return Connection(
+            timeout_s=self.plan.timeout_s, ssl_context=self._ssl_context, now=self._now, monotonic=self._monotonic
+        )
 
     def _warm_up(self, connection: Connection, run: _Run) -> float | None:
         """The latency to expect: of the bursts before, else of the last warm-up (the first ones may be cold)."""
@@ -138,7 +142,8 @@ class HttpCanary:
             connect_s=exchange.connect_s,
             control_s=None if outcome is Outcome.TIMEOUT else self._ask_control(control, run),
             life=self._find_life(exchange, connection, run),
-            tainted=is_tainted(own_delay_s, took_s if exchange.latency_s is None else exchange.latency_s),
+            tainted=not _is_beyond_us(exchange)
+            and is_tainted(own_delay_s, took_s if exchange.latency_s is None else exchange.latency_s),
             detail=detail,
         )
 
@@ -165,7 +170,7 @@ class HttpCanary:
         named = read_life(exchange.headers)
         if named is not None:
             return named
-        addresses = connection.addresses
+        addresses = connection.addresses if run.lives else None
         if addresses is None or exchange.connect_s is not None:
             found = None if addresses is None else peer_life(*addresses, run.lives)
             run.peer = None if found is None else found.key
@@ -184,6 +189,11 @@ class HttpCanary:
             workers_alive=None if self._workers is None else len(run.lives),
             worker_cpu=run.busiest,
         )
+
+
+def _is_beyond_us(exchange: Exchange) -> bool:
+    """Whether no delay of ours can be in its figures: stamped by the kernel, and small enough to wait in its buffer."""
+    return exchange.by_kernel and len(exchange.body) <= BUFFERED_BYTES
 
 
 @dataclass(slots=True, kw_only=True)

@@ -197,6 +197,7 @@ _ANSWERS: dict[str, Callable[[_Handler, Received], bool]] = {
     "/not_http": lambda h, r: h.raw(b"SSH-2.0-OpenSSH_9.2\r\n\r\n"),
     "/nan": lambda h, r: h.send(b'{"data": [{"embedding": [0.5, NaN, 3.0]}]}'),
     "/strings": lambda h, r: h.send(b'{"data": [{"embedding": ["a"]}]}'),
+    "/large": lambda h, r: h.send(b"[" + b"0.5," * 25_000 + b"0.5]"),
     "/other": lambda h, r: h.send(b'{"error": "none"}'),
     "/redirect": lambda h, r: h.send(b"", status=302, headers="Location: /ok\r\n"),
     "/cookie": lambda h, r: h.send(GOOD, headers="Set-Cookie: session=1\r\n"),
