@@ -4,6 +4,7 @@
 #
 #   make demo PYTHON=/path/to/python3.12      another Python
 #   make test PYTEST_ARGS='-k leak -x'        some of the tests
+#   make bench BENCH_ARGS='store crash'       some of the benchmarks
 
 PYTHON ?= $(or $(shell command -v python3.11 || command -v python3),python3.11)
 PYTEST_ARGS ?=
@@ -17,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint format wheels clean
+.PHONY: help demo test bench lint format wheels clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -27,6 +28,10 @@ demo: $(VENV)/demo.stamp ## watch four faults being caught beside a real PyTorch
 
 test: lint ## format check, lint, types, import contracts, tests
 	@$(BIN)/pytest $(PYTEST_ARGS)
+
+bench: $(VENV)/bench.stamp ## an hour of benchmarks, each figure against its goal; results in benchmarks/results
+	@.ci/install-debian prometheus-blackbox-exporter || echo "blackbox_exporter is left out of the comparison"
+	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
 
 lint: $(VENV)/test.stamp ## everything of `make test` but the tests
 	@$(BIN)/ruff format --check
@@ -69,3 +74,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt | $(BIN)/python
 $(VENV)/test.stamp: pyproject.toml constraints.txt | $(BIN)/python
 	$(call install,demo$(,)test)
 	@touch $@ $(VENV)/demo.stamp
+
+$(VENV)/bench.stamp: pyproject.toml constraints.txt | $(BIN)/python
+	$(call install,bench)
+	@touch $@ $(VENV)/demo.stamp $(VENV)/test.stamp
