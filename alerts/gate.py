@@ -49,6 +49,9 @@ class Subject(Protocol):
     def lives(self) -> list[Life] | None:
         """The workers alive now; None when processes are not watched."""
 
+    def known_lives(self) -> list[Life] | None:
+        """The same without a search, for use inside a transaction: those found last, while all of them live."""
+
     def uptime_s(self, life: Life) -> float | None:
         """How long a worker has been running; None when it is gone."""
 
@@ -100,7 +103,7 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
 
 def too_old(subject: Subject) -> list[Life]:
     """The workers past their `max_age`; none where it is not known."""
-    ages = [(life, uptime) for life in subject.lives() or () if (uptime := subject.uptime_s(life)) is not None]
+    ages = [(life, uptime) for life in subject.known_lives() or () if (uptime := subject.uptime_s(life)) is not None]
     return [life for life, uptime in ages if is_too_old(life.key, uptime, subject.policy)]
 
 
@@ -112,7 +115,7 @@ def workers_meant(
     None when processes are not watched. A life that was never seen here is not known: the agent names it as it looks
     inside a container of its own.
     """
-    lives = subject.lives()
+    lives = subject.known_lives()
     if lives is not None and episode.trigger is Trigger.AGE:
         return too_old(subject)
     if lives is None or incident is None or incident.life is None:

@@ -120,6 +120,7 @@ class Recycling:
 
     def _gate(self, episode: Episode, subject: Subject) -> Happened:
         now = self._now()
+        workers = subject.lives()  # searched for anew; the transaction below goes by what this found
         with self._database.read() as connection:
             facts = gather_facts(connection, episode, subject, now=now)
             incident = alert_store.find_incident(connection, episode.incident_id) if episode.incident_id else None
@@ -131,7 +132,7 @@ class Recycling:
             event=Event.ALLOWED,
             detail=reason,
             lives_before=tuple(meant or ()),
-            evidence={"before_memory_bytes": subject.memory_bytes(), "before_workers": len(subject.lives() or ())},
+            evidence={"before_memory_bytes": subject.memory_bytes(), "before_workers": len(workers or ())},
         )
 
     def _drain(self, _episode: Episode, subject: Subject) -> Happened | None:

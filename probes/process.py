@@ -72,6 +72,16 @@ class WorkerWatch:
             self._slots = dict(sorted({**kept, **dict(zip(free, new, strict=False))}.items()))
             return dict(self._slots)
 
+    def known(self) -> dict[int, Life]:
+        """The workers found last, by slot, while every one of them still runs; else those that `find` finds.
+
+        A look at each worker instead of at every process of the machine: for whoever must not take long. A worker that
+        was added since is in it once somebody has looked; every burst does.
+        """
+        with self._lock:
+            known = dict(self._slots)
+        return known if known and all(is_alive(life, host=self._host) for life in known.values()) else self.find()
+
     def generation(self) -> str | None:
         """See `generation_of`."""
         return generation_of(self.find().values())

@@ -166,7 +166,7 @@ class Effects:
             return False
         if now - incident.updated_at < GONE_S + target.policies.leak.judge_every_s:
             return False  # judged just now, or being restarted
-        return incident.subject not in {f"slot {slot}" for slot in target.workers.find()}
+        return incident.subject not in {f"slot {slot}" for slot in target.workers.known()}
 
     def _forget_unseen(self, connection: Connection, now: float) -> None:
         """Memory that is no longer sampled is not OK: its workers cannot be found, or their slot is gone."""

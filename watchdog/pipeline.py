@@ -64,7 +64,7 @@ class Pipeline:
     def _take_step(self, connection: Connection, verdict: Verdict) -> None:
         before = alert_store.load_incident(connection, verdict.target, verdict.check, verdict.subject)
         about_a_worker = before is not None and before.life is not None
-        lives = self._targets[verdict.target].lives() if about_a_worker else None
+        lives = self._targets[verdict.target].known_lives() if about_a_worker else None
         after = step(
             before,
             verdict,

@@ -75,6 +75,9 @@ class Server:
         self.hook("lives")
         return None if self.workers is None else list(self.workers)
 
+    def known_lives(self) -> list[Life] | None:
+        return self.lives()
+
     def uptime_s(self, life: Life) -> float | None:
         started_since = self.acts and not any(life in act for act in self.acts)
         return 0.0 if started_since else self.uptimes

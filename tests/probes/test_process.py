@@ -166,6 +166,23 @@ def test_a_new_life_takes_the_slot_of_the_one_that_ended() -> None:
         assert watch.generation() != generation
 
 
+def test_known_workers_are_looked_for_only_when_one_ended(tmp_path: Path) -> None:
+    """Else a read per worker is enough, whatever else runs on the machine; a new one shows with the next search."""
+    with serving("master", 2) as served:
+        pid_file = tmp_path / "toy.pid"
+        pid_file.write_text(f"{served.pid}\n")
+        watch = WorkerWatch(ProcessSpec(pid_file=pid_file), target="toy")
+        first = watch.known()
+        assert len(first) == 2
+        pid_file.unlink()  # whoever looked for them now would find none
+        assert watch.known() == first
+        pid_file.write_text(f"{served.pid}\n")
+        os.kill(first[1].pid, signal.SIGKILL)
+        wait_for(lambda: not is_alive(first[1]))
+        wait_for(lambda: len(watch.known()) == 2)
+        assert watch.known()[1] != first[1]
+
+
 def test_a_slot_stays_free_until_somebody_takes_it() -> None:
     """Fewer workers do not shift the rest down."""
     with serving("master", 2) as served:
