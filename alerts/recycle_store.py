@@ -142,6 +142,11 @@ def ineffective_in_a_row(connection: Connection, target: str) -> int:
     return sum(outcome in INEFFECTIVE for outcome in since_verified)
 
 
+def recycled_targets(connection: Connection) -> frozenset[str]:
+    """The targets with an episode that is still kept."""
+    return frozenset(connection.execute(select(schema.recycles.c.target).distinct()).scalars())
+
+
 def reset_breaker(connection: Connection, target: str, *, at: float, by: str) -> None:
     """A person vouches for the target: what did not help before no longer counts."""
     connection.execute(insert(schema.breaker_resets).values(target=target, at=at, by=by))

@@ -19,9 +19,10 @@ from alerts.notifiers.delivery import Route, recipients
 from alerts.recycle_requests import ask_again, ask_for_age, request
 from alerts.recycle_store import Episode
 from baselines import store
-from baselines.verdict import Check, Level, Reason, Status, Verdict, worst
+from baselines.verdict import Check, Level, Reason, Status, Verdict
 from probes.messages import Life
 from watchdog.metrics import Metrics
+from watchdog.standing import Standing
 from watchdog.target import Target
 
 log = structlog.get_logger("watchdog")
@@ -54,26 +55,23 @@ class Effects:
         self._changed = changed
         self._enqueued = False
         self._aged: set[Life] = set()
-        self._standing: dict[tuple[str, Check, str], Verdict] = {}
+        self._standing = Standing()
 
     def restore(self, connection: Connection) -> None:
         """Take up where the last run ended: standing verdicts, open incidents and breakers show at once."""
         for verdict in store.latest_verdicts(connection):
             if verdict.target in self._targets and self._targets[verdict.target].watches(verdict.subject):
-                self._standing[(verdict.target, verdict.check, verdict.subject)] = verdict
-        for target, check, _ in self._standing:
-            self._metrics.observe_status(target, check, self._worst(target, check))
+                self._standing.put(verdict)
+        for target, check in {(v.target, v.check) for v in self._standing}:
+            self._metrics.observe_status(target, check, self._standing.status(target, check))
         self._metrics.observe_incidents(alert_store.count_firing(connection))
         self._show_breakers(connection)
 
     def _show_breakers(self, connection: Connection) -> None:
+        recycled = recycle_store.recycled_targets(connection)
         for name, target in self._targets.items():
-            ineffective = recycle_store.ineffective_in_a_row(connection, name)
+            ineffective = recycle_store.ineffective_in_a_row(connection, name) if name in recycled else 0
             self._metrics.breaker.labels(name).set(ineffective >= target.policy.breaker_limit)
-
-    def _worst(self, target: str, check: Check) -> Status:
-        """Of the standing verdicts of a check over its subjects."""
-        return worst(v for (t, c, _), v in self._standing.items() if (t, c) == (target, check)).status
 
     def muted(self, connection: Connection, verdict: Verdict | Incident) -> bool:
         """Whether nobody is to be told now: `mode = "observe"`, or a silence."""
@@ -82,7 +80,7 @@ class Effects:
 
     def record_verdict(self, connection: Connection, verdict: Verdict) -> None:
         """Store a verdict when it says something else than the one that stands; it stands once it is committed."""
-        before = self._standing.get((verdict.target, verdict.check, verdict.subject))
+        before = self._standing.before(verdict)
         if self._is_a_blink(before, verdict):
             return
         if before is None or _words(before) != _words(verdict):
@@ -122,12 +120,13 @@ class Effects:
     def committed(self, verdicts: Sequence[Verdict], firing: Mapping[tuple[str, Check, Level], int]) -> None:
         """After the commit: the verdicts stand, metrics follow, threads wake."""
         for v in verdicts:
-            key = (v.target, v.check, v.subject)
-            if not self._is_a_blink(self._standing.get(key), v):
-                self._standing[key] = v
+            if not self._is_a_blink(self._standing.before(v), v):
+                self._standing.put(v)
         for verdict in verdicts:
             self._metrics.observe_verdict(verdict)
-            self._metrics.observe_status(verdict.target, verdict.check, self._worst(verdict.target, verdict.check))
+            self._metrics.observe_status(
+                verdict.target, verdict.check, self._standing.status(verdict.target, verdict.check)
+            )
         self._metrics.observe_incidents(firing)
         if self._enqueued:
             self._enqueued = False
@@ -139,7 +138,7 @@ class Effects:
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
             if self._is_gone(incident, now):
                 self.apply(connection, incident, retire(incident, now=now, why=StepReason.WORKER_GONE))
-                self._forget(connection, (incident.target, incident.check, incident.subject))
+                self._forget(connection, incident.target, incident.check, incident.subject)
                 continue
             muted = self.muted(connection, incident)
             self.apply(connection, incident, remind(incident, now=now, policy=POLICIES[incident.check], muted=muted))
@@ -170,22 +169,21 @@ class Effects:
 
     def _forget_unseen(self, connection: Connection, now: float) -> None:
         """Memory that is no longer sampled is not OK: its workers cannot be found, or their slot is gone."""
-        for key, verdict in list(self._standing.items()):
+        for verdict in self._standing:
             target = self._targets.get(verdict.target)
             if verdict.check is not Check.MEMORY or verdict.reason is Reason.NO_DATA or target is None:
                 continue
             if now - verdict.at > GONE_S + 2 * target.policies.leak.judge_every_s:
-                self._forget(connection, key)
+                self._forget(connection, verdict.target, verdict.check, verdict.subject)
 
-    def _forget(self, connection: Connection, key: tuple[str, Check, str]) -> None:
+    def _forget(self, connection: Connection, target: str, check: Check, subject: str) -> None:
         """What was said of it stands no longer."""
-        target, check, subject = key
         verdict = Verdict(
             target=target, check=check, subject=subject, at=self._now(), status=Status.UNKNOWN, reason=Reason.NO_DATA
         )
         store.save_verdict(connection, verdict)
-        self._standing[key] = verdict
-        self._metrics.observe_status(target, check, self._worst(target, check))
+        self._standing.put(verdict)
+        self._metrics.observe_status(target, check, self._standing.status(target, check))
 
     def tell_recycle(self, connection: Connection, episode: Episode) -> None:
         """Say how a recycle ended; inside the transaction that ends it."""

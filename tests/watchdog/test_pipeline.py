@@ -60,6 +60,9 @@ class Workers:
     def find(self) -> dict[int, Life]:
         return dict(enumerate(self.lives))
 
+    def known(self) -> dict[int, Life]:
+        return self.find()
+
     def sample(self, now: float) -> list[MemorySample]:
         return []
 
