@@ -21,7 +21,7 @@ from benchmarks.watched import Child, Daemon, PacedServer, scratch_folder, targe
 
 TARGETS = 10
 PATHS = ("/", "/metrics", "/healthz", "/api/v1/targets", "/api/v1/verdicts", "/api/v1/incidents")
-WEEK = Path(__file__).with_name("footprint_week.py")
+WEEK = "benchmarks.footprint_week"
 
 
 def start_to_first_canary(rounds: int) -> dict[str, float]:
@@ -79,7 +79,7 @@ def week(days: int) -> list[float]:
     """Resident MiB at the end of each simulated day."""
     with scratch_folder() as path:
         log = Path(path) / "week.log"
-        with Child([sys.executable, str(WEEK), path, str(days)], log=log) as child:
+        with Child([sys.executable, "-m", WEEK, path, str(days)], log=log) as child:
             child.process.wait(3600)
         if child.process.returncode != 0:
             raise RuntimeError(log.read_text())

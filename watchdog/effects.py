@@ -58,7 +58,11 @@ class Effects:
         self._standing = Standing()
 
     def restore(self, connection: Connection) -> None:
-        """Take up where the last run ended: standing verdicts, open incidents and breakers show at once."""
+        """Take up where the last run ended: standing verdicts, open incidents and breakers show at once.
+
+        Again after a change of configuration: nothing stands of what is not watched any more.
+        """
+        self._standing = Standing()
         for verdict in store.latest_verdicts(connection):
             if verdict.target in self._targets and self._targets[verdict.target].watches(verdict.subject):
                 self._standing.put(verdict)
