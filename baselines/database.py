@@ -7,23 +7,51 @@ fsync also carries every earlier commit. Measured: 0.05 ms against 4 ms a commit
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import make_url
+from sqlalchemy.engine.interfaces import ExceptionContext
 from sqlalchemy.exc import ArgumentError
+
+from baselines.condition import is_corrupt, is_foreign
 
 BUSY_TIMEOUT_S = 5.0  # another process (the CLI) may hold the write lock for a commit
 
 
 class DatabaseError(Exception):
     """The database cannot be used; the message says what to do."""
+
+
+class Damage:
+    """What SQLite said when it first found the file corrupt, on whichever thread; None while nothing is wrong.
+
+    From then on nothing is written: what is still good in the file may yet be recovered. There is no way back; the
+    daemon ends, and its next start keeps the file aside (see `condition`).
+    """
+
+    def __init__(self) -> None:
+        self.found: str | None = None
+        self._tell: Callable[[str], None] = lambda _found: None
+
+    def on_found(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` on the thread that finds it; now, when it is found already. It must return at once."""
+        self._tell = tell
+        if self.found is not None:
+            tell(self.found)
+
+    def look(self, context: ExceptionContext) -> None:
+        """SQLAlchemy's `handle_error`: asked about every error of every connection."""
+        if self.found is None and is_corrupt(context.original_exception):
+            self.found = str(context.original_exception)
+            self._tell(self.found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +61,16 @@ class Database:
     path: Path
     fast: Engine
     durable: Engine
+    damage: Damage = field(default_factory=Damage)
 
     @contextmanager
     def write(self, *, durable: bool = False) -> Iterator[Connection]:
-        """One transaction that holds the write lock from its first statement; rolled back on any exception."""
+        """One transaction that holds the write lock from its first statement; rolled back on any exception.
+
+        Raises DatabaseError once the file was found corrupt.
+        """
+        if self.damage.found is not None:
+            raise DatabaseError(f"{self.path} is corrupt ({self.damage.found}); nothing more is written to it")
         engine = self.durable if durable else self.fast
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -56,6 +90,9 @@ class Database:
             connection.rollback()
 
     def close(self) -> None:
+        """Close all connections. A corrupt file stays open: closing it would carry the `-wal` file over into it."""
+        if self.damage.found is not None:
+            return
         self.fast.dispose()
         self.durable.dispose()
 
@@ -72,21 +109,35 @@ def path_of(url: str) -> Path:
 
 
 def open_database(url: str) -> Database:
-    """Open (and create) the file; tables are the caller's to migrate. Raises DatabaseError with the path."""
+    """Open (and create) the file; tables are the caller's to migrate. Raises DatabaseError with the path.
+
+    A file with the tables of another application is refused and not touched.
+    """
     path = path_of(url)
     if not path.parent.is_dir():
         raise DatabaseError(f"store.url: the folder {path.parent} does not exist")
+    if is_foreign(path):
+        raise DatabaseError(f"store.url: {path} is the database of another application; use another file")
     fast, durable = (_engine(path, synchronous=level) for level in ("NORMAL", "FULL"))
-    return Database(path=path, fast=fast, durable=durable)
+    database = Database(path=path, fast=fast, durable=durable)
+    for engine in (fast, durable):
+        event.listen(engine, "handle_error", database.damage.look)
+    return database
 
 
 def _engine(path: Path, *, synchronous: str) -> Engine:
-    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": BUSY_TIMEOUT_S})
+    engine = create_engine(
+        f"sqlite:///{path}",
+        connect_args={"timeout": BUSY_TIMEOUT_S},
+        json_serializer=json.JSONEncoder(separators=(",", ":")).encode,
+    )
 
     @event.listens_for(engine, "connect")
     def _set_pragmas(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # BEGIN is ours to write (see Database.write), not the driver's
         cursor = connection.cursor()
+        if cursor.execute("PRAGMA page_count").fetchone()[0] == 0:  # in a file with tables it is a write, and may wait
+            cursor.execute("PRAGMA auto_vacuum = INCREMENTAL")  # see compaction
         _use_wal(cursor)
         cursor.execute(f"PRAGMA synchronous = {synchronous}")
         cursor.execute("PRAGMA foreign_keys = ON")

@@ -9,7 +9,7 @@ from baselines.baseline import latencies_of
 from baselines.cause import level_of
 from baselines.quantiles import quantile
 from baselines.regression import enough_judged
-from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict
+from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict, worst
 from probes.messages import Burst, MemorySample
 
 LIMIT_BURSTS = (
@@ -24,6 +24,19 @@ class LimitsPolicy:
 
     p95_s: float | None = None
     memory_ratio: float | None = None
+
+
+def join(judged: Verdict, limit: Verdict | None) -> Verdict:
+    """One verdict of a detector's and a limit's; limit: None without one.
+
+    Where the detector cannot tell (no baseline yet, too little of a life) and the limit is kept, nothing is known to be
+    well; but an incident about the limit is over.
+    """
+    if limit is None:
+        return judged
+    joined = worst([judged, limit])
+    kept = joined.status is Status.UNKNOWN and limit.status is Status.OK
+    return replace(joined, refutes=Reason.LIMIT_EXCEEDED) if kept else joined
 
 
 def judge_p95_limit(window: Sequence[Burst], policy: LimitsPolicy, *, now: float) -> Verdict | None:

@@ -24,6 +24,12 @@ _MEMORY_OPTIONAL = ("capacity_bytes", "load", "worker", "allocated_bytes", "rese
 _YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _LOAD_NOTE = "column 'load' is checked but not used in judging"
 
+EARLIEST, LATEST = -62135596800.0, 253402300799.0  # years 1 to 9999: what a calendar can show
+MAX_LATENCY_S = 1e9
+MIN_LATENCY_S = 1e-9  # a nanosecond and thirty years: beyond, ratios leave the range of numbers
+MAX_BYTES = 2**63 - 1
+MAX_SHOWN = 40  # characters of a cell in a message
+
 Point = TypeVar("Point")
 
 
@@ -55,8 +61,10 @@ class _Row:
     def text(self, column: str) -> str | None:
         return self.cells.get(column, "").strip() or None
 
-    def number(self, column: str, *, positive: bool = False) -> float | None:
-        """The cell as a finite number, None when empty. Raises ReplayError."""
+    def number(
+        self, column: str, *, positive: bool = False, low: float = -math.inf, high: float = math.inf
+    ) -> float | None:
+        """The cell as a finite number from low to high, None when empty. Raises ReplayError."""
         text = self.text(column)
         if text is None:
             return None
@@ -64,14 +72,22 @@ class _Row:
             value = float(text)
         except ValueError:
             value = math.nan
+        allowed = None
         if not math.isfinite(value) or (positive and value <= 0):
             allowed = "a number above 0" if positive else "a finite number"
-            raise ReplayError(f"line {self.line}: {column} must be {allowed} (given: {text!r})")
+        elif not low <= value <= high:
+            allowed = f"from {low:g} to {high:g}"
+        if allowed is not None:
+            raise ReplayError(f"line {self.line}: {column} must be {allowed} (given: {_shown(text)})")
         return value
 
+    def latency_s(self, column: str) -> float | None:
+        """The cell as a latency, None when empty. Raises ReplayError."""
+        return self.number(column, positive=True, low=MIN_LATENCY_S, high=MAX_LATENCY_S)
+
     def size(self, column: str) -> int | None:
-        """The cell as bytes, None when empty. Raises ReplayError when it is no number or below 0."""
-        value = self.number(column)
+        """The cell as bytes, None when empty. Raises ReplayError when it is no number, below 0 or beyond 64 bits."""
+        value = self.number(column, high=MAX_BYTES)
         if value is not None and value < 0:
             raise ReplayError(f"line {self.line}: {column} must be 0 or more (given: {value:g})")
         return None if value is None else int(value)
@@ -87,7 +103,7 @@ def read_latency_csv(lines: Iterable[str]) -> Recording[Request]:
     points = []
     for row, at in _ascending(rows):
         outcome, detail = _outcome(row)
-        latency_s = row.number("latency_s", positive=True)
+        latency_s = row.latency_s("latency_s")
         if latency_s is None and outcome is Outcome.GOOD:
             raise ReplayError(f"line {row.line}: latency_s is missing (only a failed request, ok = 0, may lack it)")
         row.number("load")
@@ -95,7 +111,7 @@ def read_latency_csv(lines: Iterable[str]) -> Recording[Request]:
             at=at,
             outcome=outcome,
             latency_s=latency_s,
-            control_s=row.number("control_s", positive=True),
+            control_s=row.latency_s("control_s"),
             life=row.text("worker"),
             detail=detail,
         )
@@ -145,7 +161,9 @@ def _read(
         problem = f"column {missing[0]} is missing" if missing else "a column is named twice"
         allowed = f"{','.join(required)}[,{','.join(optional)}]"
         raise ReplayError(f"line 1: {problem}; allowed: {allowed}")
-    notes = [f"column {name!r} is not known and not used" for name in columns if name not in (*required, *optional)]
+    notes = [
+        f"column {_shown(name)} is not known and not used" for name in columns if name not in (*required, *optional)
+    ]
     if "load" in columns:
         notes.append(_LOAD_NOTE)
     return _rows(numbered, columns), tuple(notes)
@@ -174,7 +192,7 @@ def _ascending(rows: Iterator[_Row]) -> Iterator[tuple[_Row, float]]:
     """Rows with their time, seconds. Equal times are allowed: clocks are coarse."""
     last = -math.inf
     for row in rows:
-        at = row.number("time")
+        at = row.number("time", low=EARLIEST, high=LATEST)
         if at is None:
             raise ReplayError(f"line {row.line}: time is missing")
         if at < last:
@@ -186,13 +204,18 @@ def _ascending(rows: Iterator[_Row]) -> Iterator[tuple[_Row, float]]:
 def _outcome(row: _Row) -> tuple[Outcome, str]:
     said, reason = row.text("ok"), row.text("reason")
     if said is not None and said.lower() not in _YES_NO:
-        raise ReplayError(f"line {row.line}: ok must be 1 or 0 (given: {said!r})")
+        raise ReplayError(f"line {row.line}: ok must be 1 or 0 (given: {_shown(said)})")
     good = _YES_NO[said.lower()] if said is not None else reason in (None, Outcome.GOOD)
     if good:
         return Outcome.GOOD, ""
     if reason is None or reason == Outcome.GOOD:
         return Outcome.STATUS_OTHER, ""
     return (Outcome(reason), "") if reason in set(Outcome) else (Outcome.STATUS_OTHER, reason)
+
+
+def _shown(text: str) -> str:
+    """Quoted, printable and short, whatever the file holds."""
+    return repr(text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}...")
 
 
 def _some(points: list[Point]) -> tuple[Point, ...]:

@@ -1,19 +1,22 @@
-"""How long history lives. A hard cap per table holds from the first day, whatever the ages say.
+"""How long history lives, and a hard cap per table that holds from the first day, whatever the ages say.
 
-Full disks and slow pages are how peers of this daemon died; see `RetentionPolicy` for what is kept longest.
+Full disks and slow pages are how peers of this daemon died; see `RetentionPolicy` for what is kept longest. Pruning
+goes in bounded steps, each a transaction of its own, so that nobody waits for long: not the results that are stored
+by the same thread, and not the command line, which needs the same lock.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Table, delete, desc, func, select
+from sqlalchemy import Column, ColumnElement, Connection, Table, delete, desc, func, select, tuple_
 
 from baselines import schema, store
 from baselines.baseline import Baseline
-from probes.messages import Outcome
 
+STEP = 2_000  # rows of a table deleted at once; some 30 ms
 KEPT_VERSIONS = 3  # baselines of the last three model versions survive any cap, so that a rollback always can
 KEPT_BASELINES = 50  # per canary
 KEPT_PROMOTIONS = 1_000  # per canary
@@ -24,57 +27,79 @@ KEPT_LIVES = 10_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetentionPolicy:
-    """How long history lives, in seconds, and the cap in rows that holds whatever the ages say.
+    """How long history lives, in seconds, and the cap in rows of each table that holds whatever the ages say.
 
-    failures_s is longer than samples_s: a failure is what an incident page needs weeks later.
+    samples_s: bursts that were all good; a week, so that every day's load is in it. failures_s: the others; a failure
+    is what an incident page needs weeks later. memory_s: memory samples; never less than the 33 hours that a judgement
+    looks back at the defaults. rollups_s: hours of both; a year and a month, so that a year ago can be compared with.
     """
 
-    samples_s: float = 14 * 86400.0
+    samples_s: float = 7 * 86400.0
     failures_s: float = 90 * 86400.0
-    memory_s: float = 14 * 86400.0
-    max_rows: int = 500_000
+    memory_s: float = 7 * 86400.0
+    rollups_s: float = 400 * 86400.0
+    max_rows: int = 1_000_000
 
 
 def prune(connection: Connection, policy: RetentionPolicy, *, now: float) -> int:
-    """Delete what is past its age or over a table's cap; returns the number of rows deleted, cascades not counted."""
-    b, m, v, li = schema.bursts, schema.memory_samples, schema.verdicts, schema.lives
-    good = b.c.outcome == Outcome.GOOD
-    deleted = connection.execute(delete(b).where(good, b.c.at < now - policy.samples_s)).rowcount
-    deleted += connection.execute(delete(b).where(b.c.at < now - policy.failures_s)).rowcount
-    deleted += connection.execute(delete(m).where(m.c.at < now - policy.memory_s)).rowcount
-    deleted += _cap_samples(connection, policy.max_rows)
-    caps = ((m, m.c.id, policy.max_rows), (v, v.c.id, KEPT_VERDICTS), (li, li.c.last_seen, KEPT_LIVES))
-    for table, order, kept in caps:
-        oldest = select(order).order_by(desc(order)).offset(kept).limit(1).scalar_subquery()
-        deleted += connection.execute(delete(table).where(order <= oldest)).rowcount
-    deleted += _cap_per_canary(connection, schema.snapshots, KEPT_SNAPSHOTS)
-    deleted += _cap_per_canary(connection, schema.promotions, KEPT_PROMOTIONS)
+    """Delete what is past its age or over a table's cap, of each for at most STEP rows a table.
+
+    Returns the number of rows deleted; STEP or more of them say that there may be more to delete.
+    """
+    return _drop_old(connection, policy, now) + _cap(connection, policy.max_rows)
+
+
+def _drop_old(connection: Connection, policy: RetentionPolicy, now: float) -> int:
+    b, m, r, mr = schema.bursts, schema.memory_samples, schema.rollups, schema.memory_rollups
+    aged: Sequence[tuple[Table, Column[Any], float, tuple[ColumnElement[bool], ...]]] = (
+        (b, b.c.at, policy.samples_s, (b.c.all_good.is_(True),)),
+        (b, b.c.at, policy.failures_s, (b.c.all_good.is_(False),)),
+        (m, m.c.at, policy.memory_s, ()),
+        (r, r.c.hour, policy.rollups_s, ()),
+        (mr, mr.c.hour, policy.rollups_s, ()),
+    )
+    return sum(
+        _delete_first(connection, table, STEP, (time,), *which, time < now - kept_s)
+        for table, time, kept_s, which in aged
+    )
+
+
+def _cap(connection: Connection, max_rows: int) -> int:
+    """Delete the first of what is over each cap."""
+    b, m, r, mr = schema.bursts, schema.memory_samples, schema.rollups, schema.memory_rollups
+    v, li = schema.verdicts, schema.lives
+    over = _over(connection, b, max_rows)
+    deleted = _delete_first(connection, b, over, (b.c.at,), b.c.all_good.is_(True))
+    deleted += _delete_first(connection, b, over - deleted, (b.c.at,))  # failures, when nothing else is left
+    capped: Sequence[tuple[Table, int, tuple[Column[Any], ...]]] = (
+        (m, max_rows, (m.c.id,)),
+        (r, max_rows, (r.c.hour,)),
+        (mr, max_rows, (mr.c.hour,)),
+        (v, KEPT_VERDICTS, (v.c.newest, v.c.id)),  # what stands now goes last
+        (li, KEPT_LIVES, (li.c.last_seen,)),
+    )
+    for table, kept, order in capped:
+        deleted += _delete_first(connection, table, _over(connection, table, kept), order)
+    for table, kept in ((schema.snapshots, KEPT_SNAPSHOTS), (schema.promotions, KEPT_PROMOTIONS)):
+        deleted += _cap_per_canary(connection, table, kept)
     return deleted + _cap_baselines(connection)
 
 
-def _cap_samples(connection: Connection, max_rows: int) -> int:
-    """Bring the samples under their cap: oldest good bursts go first, failures only when nothing else is left."""
-    b, s = schema.bursts, schema.samples
-    over = (connection.execute(select(func.count()).select_from(s)).scalar() or 0) - max_rows
-    if over <= 0:
+def _over(connection: Connection, table: Table, kept: int) -> int:
+    """How many rows to delete in this step."""
+    count = connection.execute(select(func.count()).select_from(table)).scalar_one()
+    return min(STEP, max(0, count - kept))
+
+
+def _delete_first(
+    connection: Connection, table: Table, limit: int, order: Sequence[Column[Any]], *where: ColumnElement[bool]
+) -> int:
+    """Delete at most `limit` of the rows that `where` holds for, the first in `order`; returns how many there were."""
+    if limit == 0:
         return 0
-    size = func.count(s.c.id)
-    rows = connection.execute(
-        select(b.c.id, size)
-        .join(s, s.c.burst_id == b.c.id)
-        .group_by(b.c.id)
-        .order_by(b.c.outcome != Outcome.GOOD, b.c.at)
-        .limit(over)
-    ).all()
-    doomed: list[int] = []
-    for burst_id, count in rows:
-        if over <= 0:
-            break
-        doomed.append(burst_id)
-        over -= count
-    for chunk in store.chunks(doomed, 500):
-        connection.execute(delete(b).where(b.c.id.in_(chunk)))
-    return len(doomed)
+    key = tuple_(*table.primary_key.columns)
+    first = select(*table.primary_key.columns).where(*where).order_by(*order).limit(limit)
+    return connection.execute(delete(table).where(key.in_(first))).rowcount
 
 
 def _cap_per_canary(connection: Connection, table: Table, kept: int) -> int:
@@ -96,10 +121,9 @@ def _cap_baselines(connection: Connection) -> int:
         active = store.active_baseline(connection, target, canary)
         kept = {x.id for x in stored[:KEPT_BASELINES]} | {x.id for x in newest_per_version(stored)[:KEPT_VERSIONS]}
         kept |= {active.id} if active else set()
-        doomed = [x.id for x in stored if x.id is not None and x.id not in kept]
-        for chunk in store.chunks(doomed, 500):
-            connection.execute(delete(p).where(p.c.baseline_id.in_(chunk)))
-            deleted += connection.execute(delete(b).where(b.c.id.in_(chunk))).rowcount
+        doomed = [x.id for x in stored if x.id not in kept][:STEP]
+        connection.execute(delete(p).where(p.c.baseline_id.in_(doomed)))
+        deleted += connection.execute(delete(b).where(b.c.id.in_(doomed))).rowcount
     return deleted
 
 

@@ -5,7 +5,7 @@ Times are Unix seconds (REAL). JSON columns hold what is read back whole and nev
 
 from __future__ import annotations
 
-from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table
+from sqlalchemy import JSON, Boolean, Column, Float, ForeignKey, Index, Integer, MetaData, String, Table, text
 
 metadata = MetaData(
     naming_convention={"ix": "ix_%(table_name)s_%(column_0_N_name)s", "fk": "fk_%(table_name)s_%(column_0_name)s"}
@@ -18,33 +18,19 @@ bursts = Table(
     Column("target", String, nullable=False),
     Column("canary", String, nullable=False),
     Column("at", Float, nullable=False),
-    Column("outcome", String, nullable=False),  # the worst of its samples; retention keeps failures longer
-    Column("identity", JSON, nullable=False),
-    Column("provenance", JSON, nullable=False),
+    Column("samples", JSON, nullable=False),  # see packing
+    Column("identity", JSON, nullable=False),  # here and in `output`, a field that is missing has its default
     Column("output", JSON),  # summary without golden values
+    Column("provenance", JSON, nullable=False),
     Column("generation", String),
     Column("workers_alive", Integer),
     Column("worker_cpu", Float),
     Column("facts", JSON, nullable=False),
     Column("any_good", Boolean, nullable=False),  # whether one of its samples at least is good
+    Column("all_good", Boolean, nullable=False),  # retention keeps the others longer
     Index("ix_bursts_target_canary_at", "target", "canary", "at"),
     Index("ix_bursts_target_canary_any_good_at", "target", "canary", "any_good", "at"),
-)
-
-samples = Table(
-    "samples",
-    metadata,
-    Column("id", Integer, primary_key=True),
-    Column("burst_id", ForeignKey("bursts.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("at", Float, nullable=False),
-    Column("outcome", String, nullable=False),
-    Column("latency_s", Float),
-    Column("first_byte_s", Float),
-    Column("connect_s", Float),
-    Column("control_s", Float),
-    Column("life", String),
-    Column("tainted", Boolean, nullable=False),
-    Column("detail", String, nullable=False),
+    Index("ix_bursts_all_good_at", "all_good", "at"),
 )
 
 memory_samples = Table(
@@ -65,6 +51,38 @@ memory_samples = Table(
     Column("uptime_s", Float),
     Index("ix_memory_samples_target_life_at", "target", "life", "at"),
     Index("ix_memory_samples_target_slot", "target", "slot"),  # ends in the id, as every index of SQLite
+    Index("ix_memory_samples_at", "at"),
+)
+
+# Hours, written with each burst and each sample, so that nothing has to be done, or can be done twice, when those go.
+# `hour` is its beginning. Without row ids a row lies in its key's index: one look-up to add to it, one stretch to read.
+rollups = Table(
+    "rollups",
+    metadata,
+    Column("target", String, primary_key=True),
+    Column("canary", String, primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("requests", JSON, nullable=False),  # {outcome: count}
+    Column("latencies", JSON, nullable=False),  # {bucket: count}, see histogram
+    Index("ix_rollups_hour", "hour"),
+    sqlite_with_rowid=False,
+)
+
+memory_rollups = Table(
+    "memory_rollups",
+    metadata,
+    Column("target", String, primary_key=True),
+    Column("hour", Integer, primary_key=True),
+    Column("slot", Integer, primary_key=True),
+    Column("life", String, primary_key=True),
+    Column("host_low", Integer),
+    Column("host_high", Integer),
+    Column("host_last", Integer),
+    Column("gpu_low", Integer),
+    Column("gpu_high", Integer),
+    Column("gpu_last", Integer),
+    Index("ix_memory_rollups_hour", "hour"),
+    sqlite_with_rowid=False,
 )
 
 lives = Table(
@@ -91,7 +109,7 @@ baselines = Table(
     Column("golden", JSON),
     Column("bursts", JSON, nullable=False),  # latencies in seconds, one list per burst
     Column("controls", JSON, nullable=False),  # the same for the control canary; [] without one
-    Index("ix_baselines_target_canary_taken_at", "target", "canary", "taken_at"),
+    Index("ix_baselines_target_canary", "target", "canary"),  # in the order they were stored, as is the next
 )
 
 # Baselines are immutable. Which one is active is the newest row here; rollback and promote add rows.
@@ -105,7 +123,7 @@ promotions = Table(
     Column("at", Float, nullable=False),
     Column("by", String, nullable=False),
     Column("why", String, nullable=False),
-    Index("ix_promotions_target_canary_at", "target", "canary", "at"),
+    Index("ix_promotions_target_canary", "target", "canary"),
 )
 
 snapshots = Table(
@@ -138,5 +156,7 @@ verdicts = Table(
     Column("since", Float),
     Column("life", String),
     Column("evidence", JSON, nullable=False),
+    Column("newest", Boolean, nullable=False),  # of its (target, check, subject): what status asks for at every look
     Index("ix_verdicts_target_check_subject_at", "target", "check", "subject", "at"),
+    Index("ix_verdicts_newest", "target", "check", "subject", unique=True, sqlite_where=text("newest IS 1")),
 )

@@ -96,6 +96,7 @@ class Verdict:
     strikes: how many bad observations in a row this verdict stands for; 0 unless WORSE.
     life: the worker it is about; None when unknown or when it is about all of them.
     evidence: numbers with their unit in the key; what a message, the page and replay print.
+    refutes: the reason that was looked into and does not hold, of a verdict that cannot say more than that; None else.
     """
 
     target: str
@@ -110,6 +111,7 @@ class Verdict:
     strikes: int = 0
     life: str | None = None
     evidence: Evidence = field(default_factory=dict)
+    refutes: Reason | None = None
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -63,12 +63,16 @@ def look_up(document: object, path: str) -> object:
 def canonical_json(value: object) -> tuple[bytes, bool]:
     """JSON that is equal for equal values whatever the order of keys, and whether all its numbers are finite.
 
-    The value is one that `parse_json` gave.
+    The value is one that `parse_json` gave. Raises ValueError when it is nested too deeply: writing takes a little more
+    of Python's stack than reading.
     """
     try:
-        return _write(value, allow_nan=False), True
-    except ValueError:
-        return _write(value, allow_nan=True), False
+        try:
+            return _write(value, allow_nan=False), True
+        except ValueError:
+            return _write(value, allow_nan=True), False
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def to_numbers(value: object) -> Floats | str:

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, TypeVar
 
 from probes.messages import Outcome
+from probes.printable import MAX_CHARS, one_line
 from watchdog_agent import wire
 
 GRACE_S = 2.0
@@ -29,17 +30,18 @@ LOOK_S = 0.2
 """How often a silent child is looked at: a grandchild may hold its pipe open after it has died."""
 
 STDERR_LINES = 40
+MAX_DETAIL_CHARS = MAX_CHARS
 
 T = TypeVar("T", bound=wire.Answer)
 
 
 class ProbeError(Exception):
-    """There is no result, and why: the outcome, and one line for a person."""
+    """There is no result, and why: the outcome, and one line for a person, made so whatever the child said."""
 
     def __init__(self, outcome: Outcome, detail: str) -> None:
-        super().__init__(detail)
         self.outcome = outcome
-        self.detail = detail
+        self.detail = one_line(detail, limit=MAX_DETAIL_CHARS)
+        super().__init__(self.detail)
 
 
 class WorkerError(ProbeError):
@@ -49,8 +51,11 @@ class WorkerError(ProbeError):
 class WorkerProcess:
     """One child, running from construction on. One exchange at a time; only `kill` may be called from any thread."""
 
-    def __init__(self, *, python: str, monotonic: Callable[[], float]) -> None:
-        """Raises WorkerError when the interpreter cannot be started."""
+    def __init__(self, *, python: str, monotonic: Callable[[], float], withheld: frozenset[str] = frozenset()) -> None:
+        """Raises WorkerError when the interpreter cannot be started.
+
+        withheld: variables of our environment that the child does not get: those that hold secrets.
+        """
         self._monotonic = monotonic
         self._buffer = wire.Lines()
         self._lines: deque[bytes] = deque()
@@ -59,7 +64,7 @@ class WorkerProcess:
         self._killed = False
         self._home = tempfile.TemporaryDirectory(prefix="watchdog-worker-")
         try:
-            self._process = _start(python, Path(self._home.name))
+            self._process = _start(python, Path(self._home.name), withheld)
         except OSError as error:
             self._home.cleanup()
             raise WorkerError(Outcome.WORKER_ERROR, f"cannot start {python}: {error.strerror}") from error
@@ -85,8 +90,10 @@ class WorkerProcess:
         return self._process.returncode is not None
 
     def send(self, request: wire.Request) -> None:
-        """Raises WorkerError when the child is gone, wire.WireError when the request is too long."""
+        """Raises WorkerError when the child is gone or said what nobody asked, wire.WireError for one too long."""
         line = wire.encode(request, limit=wire.MAX_REQUEST_BYTES)
+        if self._lines or self._buffer.partial:
+            raise self._garbled("more answers than questions")
         try:
             self._stdin.write(line)
         except OSError as error:
@@ -208,10 +215,11 @@ class WorkerProcess:
             time.sleep(0.01)
 
 
-def _start(python: str, home: Path) -> subprocess.Popen[bytes]:
+def _start(python: str, home: Path, withheld: frozenset[str]) -> subprocess.Popen[bytes]:
     """In a session of its own, on a path that holds the agent's package and nothing else of ours."""
     (home / "watchdog_agent").symlink_to(Path(wire.__file__).resolve().parent, target_is_directory=True)
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONHOME"}  # of this interpreter
+    ours = {"PYTHONHOME", *withheld}  # of this interpreter, and for our own eyes
+    kept = {name: value for name, value in os.environ.items() if name not in ours}
     program = str(Path(python).absolute()) if os.sep in python else python  # not resolved: venvs are links
     return subprocess.Popen(
         [program, "-m", "watchdog_agent.worker"],

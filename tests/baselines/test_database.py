@@ -69,15 +69,14 @@ class TestOpening:
                     assert said == [synchronous, "wal", 1]
 
     def test_foreign_keys_hold(self, database: Database) -> None:
-        """A sample without its burst is refused, and leaves with it."""
+        """A promotion of a baseline that is not there is refused."""
         with pytest.raises(IntegrityError), database.write() as connection:
             connection.execute(
-                insert(schema.samples).values(burst_id=9, at=1, outcome="good", tainted=False, detail="")
+                insert(schema.promotions).values(
+                    target="chat", canary="default", baseline_id=9, at=NOW, by="ana", why=""
+                )
             )
-        with database.write() as connection:
-            store.add_burst(connection, make_burst())
-            connection.execute(schema.bursts.delete())
-        assert count(database, schema.samples) == 0
+        assert count(database, schema.promotions) == 0
 
 
 class TestWriting:
@@ -105,7 +104,7 @@ class TestWriting:
 
         with pytest.raises(exception):
             half()
-        assert count(database) == count(database, schema.samples) == 0
+        assert count(database) == count(database, schema.rollups) == 0
         with database.write() as connection:
             store.add_burst(connection, make_burst())
         assert count(database) == 1

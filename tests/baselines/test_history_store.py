@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any
 
 from builders import GOLDEN, NOW, make_baseline, make_burst
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, event, select
+from sql_plan import explain
+from sqlalchemy import Connection, select
 
 from baselines import schema, store
 from baselines.baseline import Baseline
 from baselines.database import Database
+from baselines.packing import pack_samples, unpack_samples
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import Burst, Identity, MemorySample, OpStat, Outcome, Output, Sample, Snapshot
 
-
-def explain(connection: Connection, ask: Callable[[], object]) -> list[str]:
-    """How SQLite goes about the statements that `ask` sends, one line a step."""
-    asked: list[tuple[str, Any]] = []
-
-    def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_: object) -> None:
-        asked.append((statement, parameters))
-
-    event.listen(connection, "before_cursor_execute", note)
-    try:
-        ask()
-    finally:
-        event.remove(connection, "before_cursor_execute", note)
-    return [
-        row.detail
-        for statement, values in asked
-        for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values)
-    ]
-
-
 # Strategies for all that a field may hold. NaN is never measured (None is "not known"), and never equals itself.
 number = st.floats(allow_nan=False)
+moment = st.floats(min_value=0, max_value=4e9)  # Unix seconds until 2096
+seconds = st.floats(min_value=0, max_value=1e6)
 size = st.integers(min_value=0, max_value=2**62)
 text = st.text(max_size=20)
 figures = st.dictionaries(text, number, max_size=3)
@@ -66,12 +49,12 @@ outputs = st.builds(
 identities = st.builds(Identity, input_hash=text, shapes=optional(text), dtype=optional(text), gpu_type=optional(text))
 samples = st.builds(
     Sample,
-    at=number,
+    at=moment,
     outcome=st.sampled_from(Outcome),
-    latency_s=optional(number),
-    first_byte_s=optional(number),
-    connect_s=optional(number),
-    control_s=optional(number),
+    latency_s=optional(seconds),
+    first_byte_s=optional(seconds),
+    connect_s=optional(seconds),
+    control_s=optional(seconds),
     life=optional(text),
     tainted=st.booleans(),
     detail=text,
@@ -80,7 +63,7 @@ bursts = st.builds(
     Burst,
     target=text,
     canary=text,
-    at=st.floats(min_value=0, allow_infinity=False),
+    at=moment,
     samples=st.lists(samples, min_size=1, max_size=4).map(tuple),
     identity=identities,
     output=optional(outputs),
@@ -95,7 +78,7 @@ memory_samples = st.builds(
     target=text,
     slot=size,
     life=text,
-    at=st.floats(min_value=0, allow_infinity=False),
+    at=moment,
     host_anon_bytes=optional(size),
     capacity_bytes=optional(size),
     gpu_used_bytes=optional(size),
@@ -165,14 +148,13 @@ class TestRoundTrips:
 
     @given(burst=bursts)
     def test_bursts(self, scratch: Database, burst: Burst) -> None:
-        """All but the output's values, which only a golden output keeps."""
+        """All but the output's values, which only a golden output keeps; samples to 0.1 us, see test_packing."""
         with undone(scratch) as connection:
             store.add_burst(connection, burst)
             found = store.bursts_since(connection, burst.target, burst.canary, limit=1)
         kept = replace(burst.output, values=()) if burst.output else None
-        assert found == [replace(burst, output=kept)]
-        assert [type(s.outcome) for s in found[0].samples] == [Outcome] * len(burst.samples)
-        assert all(type(s.tainted) is bool for s in found[0].samples)
+        packed = unpack_samples(pack_samples(burst.samples, at=burst.at), at=burst.at)
+        assert found == [replace(burst, output=kept, samples=packed)]
 
     @given(sample=memory_samples)
     def test_memory(self, scratch: Database, sample: MemorySample) -> None:
@@ -229,19 +211,30 @@ class TestBursts:
         assert [(b.at, b.facts["number"]) for b in found] == expected
 
     def test_samples_keep_the_order_they_were_sent_in(self, database: Database) -> None:
-        """Also where the clock stepped back between two requests."""
-        burst = replace(make_burst(), samples=tuple(reversed(make_burst().samples)))
+        """Also where the clock stepped back between two requests, by which the burst began after its samples."""
+        burst = replace(make_burst(), samples=tuple(reversed(make_burst().samples)), at=NOW + 3600)
         with database.write() as connection:
             store.add_burst(connection, burst)
             assert store.bursts_since(connection, "chat", "default", limit=5) == [burst]
 
-    def test_more_bursts_than_sqlite_binds_variables_at_once(self, database: Database) -> None:
-        """A thousand and more come in one piece, each with its own samples."""
+    def test_many_at_once_are_as_many_one_by_one(self, database: Database) -> None:
+        """More than SQLite binds variables at once; each with its own samples, and none makes none."""
         with database.write() as connection:
-            for i in range(1100):
-                store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW + i))
+            store.add_bursts(connection, [])
+            store.add_bursts(connection, [make_burst(Outcome.GOOD, at=NOW + i) for i in range(1100)])
+            store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW + 1100))
             found = store.bursts_since(connection, "chat", "default", limit=2000)
-        assert [b.at for b in found] == [b.samples[0].at for b in found] == [NOW + i for i in range(1100)]
+        assert [b.at for b in found] == [b.samples[0].at for b in found] == [NOW + i for i in range(1101)]
+
+    def test_sql_reads_the_samples_of_a_row(self, database: Database) -> None:
+        """With SQLite's own JSON functions, for who looks at the file with another program."""
+        with database.write() as connection:
+            store.add_burst(connection, make_burst(Outcome.GOOD, Outcome.TIMEOUT, Outcome.GOOD))
+            rows = connection.exec_driver_sql(
+                "SELECT json_extract(samples, '$.count'), json_extract(samples, '$.latency_us[0]') / 1e6,"
+                " json_extract(samples, '$.outcome[1]'), json_extract(identity, '$.input_hash') FROM bursts"
+            ).all()
+        assert rows == [(3, 0.05, "timeout", "abc")]
 
     def test_canaries_and_targets_are_kept_apart(self, database: Database) -> None:
         """Each canary has its own baseline, so its own history."""
@@ -345,6 +338,15 @@ class TestBaselines:
             store.promote(connection, second, at=NOW - 3600, by="ana", why="")
             assert store.active_baseline(connection, "chat", "default") == second
 
+    def test_the_active_one_is_found_without_reading_all(self, database: Database) -> None:
+        """A year of promotions is neither read nor sorted for what every judgement asks for; nor are baselines."""
+        with database.write(durable=True) as connection:
+            saved = store.save_baseline(connection, make_baseline())
+            store.promote(connection, saved, at=NOW, by="ana", why="")
+            plan = explain(connection, lambda: store.active_baseline(connection, "chat", "default"))
+            plan += explain(connection, lambda: store.list_baselines(connection, "chat", "default", limit=1))
+        assert not [step for step in plan if "SCAN" in step or "TEMP B-TREE" in step], plan
+
     def test_golden_values_are_in_baselines_and_nowhere_else(self, database: Database) -> None:
         """Answers are never stored whole: of each burst's answer only a hash and summary numbers stay."""
         secret = 0.1234567890123
@@ -360,7 +362,7 @@ class TestBaselines:
             ]
             outputs = connection.execute(select(schema.bursts.c.output)).scalars().all()
         assert holding == ["baselines"]
-        assert [output["values"] for output in outputs] == [[]] * 3
+        assert [output.get("values") for output in outputs] == [None] * 3
         assert [output["content_hash"] for output in outputs] == [golden.content_hash] * 3
 
 
@@ -377,6 +379,25 @@ class TestVerdicts:
             for verdict in said:
                 store.save_verdict(connection, verdict)
             assert store.latest_verdicts(connection) == said[1:]
+
+    def test_newest_verdicts_are_found_without_reading_all(self, database: Database) -> None:
+        """A year of changes is not scanned for what is asked at every look."""
+        with database.write() as connection:
+            store.save_verdict(connection, self.verdict(1))
+            plan = explain(connection, lambda: store.latest_verdicts(connection))
+            assert any("ix_verdicts_newest" in step for step in plan), plan
+            plan = explain(connection, lambda: store.refresh_verdict(connection, self.verdict(2)))
+            assert any("ix_verdicts_newest" in step for step in plan), plan
+
+    def test_a_refreshed_verdict_keeps_its_words_and_its_time(self, database: Database) -> None:
+        """Only its figures are those of now, and only those of the newest of this subject."""
+        with database.write() as connection:
+            for at in (1.0, 2.0):
+                store.save_verdict(connection, self.verdict(at))
+            store.save_verdict(connection, self.verdict(3.0, subject="long"))
+            store.refresh_verdict(connection, replace(self.verdict(9.0), evidence={"ratio": 1.5}))
+            history = store.verdict_history(connection, "chat")
+        assert [(v.at, dict(v.evidence)) for v in history] == [(3.0, {}), (2.0, {"ratio": 1.5}), (1.0, {})]
 
     def test_history_is_newest_first_and_limited(self, database: Database) -> None:
         """Since a time, of one target."""

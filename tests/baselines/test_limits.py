@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from synthetic import START, make_burst, make_bursts, make_memory
 
-from baselines.limits import LimitsPolicy, judge_memory_limit, judge_p95_limit
-from baselines.verdict import Cause, Check, Level, Reason, Status
+from baselines.limits import LimitsPolicy, join, judge_memory_limit, judge_p95_limit
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import Burst, Outcome
 
 
@@ -69,6 +71,34 @@ def test_memory_limit(used: int, gpu: int | None, status: Status, channel: str) 
     assert (verdict.status, verdict.subject, verdict.evidence["channel"]) == (status, "slot 0", channel)
     if status is Status.WORSE:
         assert (verdict.reason, verdict.cause, verdict.life) == (Reason.LIMIT_EXCEEDED, Cause.MODEL, "7@1")
+
+
+@pytest.mark.parametrize(
+    ("detector", "limit", "status", "refutes"),
+    [
+        pytest.param(Status.OK, Status.OK, Status.OK, None, id="both good"),
+        pytest.param(Status.UNKNOWN, Status.OK, Status.UNKNOWN, Reason.LIMIT_EXCEEDED, id="no baseline, limit kept"),
+        pytest.param(Status.UNKNOWN, Status.UNKNOWN, Status.UNKNOWN, None, id="neither can tell"),
+        pytest.param(Status.OK, Status.UNKNOWN, Status.UNKNOWN, None, id="the limit cannot"),
+        pytest.param(Status.UNKNOWN, Status.WORSE, Status.WORSE, None, id="limit exceeded"),
+        pytest.param(Status.WORSE, Status.OK, Status.WORSE, None, id="slower within the limit"),
+        pytest.param(Status.UNKNOWN, None, Status.UNKNOWN, None, id="no limit"),
+    ],
+)
+def test_detector_and_limit_are_one_verdict(
+    detector: Status, limit: Status | None, status: Status, refutes: Reason | None
+) -> None:
+    """Missing evidence is never OK; but a limit that is kept ends an incident about the limit."""
+    about = Verdict(
+        target="chat",
+        check=Check.LATENCY,
+        subject="default",
+        at=START,
+        status=detector,
+        reason=Reason.NO_BASELINE,
+    )
+    joined = join(about, None if limit is None else replace(about, status=limit, reason=Reason.WITHIN_BASELINE))
+    assert (joined.status, joined.refutes) == (status, refutes)
 
 
 def test_no_limit_no_verdict() -> None:

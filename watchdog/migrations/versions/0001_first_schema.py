@@ -25,7 +25,7 @@ def upgrade() -> None:
         sa.Column("controls", sa.JSON(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_baselines_target_canary_taken_at", "baselines", ["target", "canary", "taken_at"], unique=False)
+    op.create_index("ix_baselines_target_canary", "baselines", ["target", "canary"], unique=False)
     op.create_table(
         "breaker_resets",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -41,17 +41,19 @@ def upgrade() -> None:
         sa.Column("target", sa.String(), nullable=False),
         sa.Column("canary", sa.String(), nullable=False),
         sa.Column("at", sa.Float(), nullable=False),
-        sa.Column("outcome", sa.String(), nullable=False),
+        sa.Column("samples", sa.JSON(), nullable=False),
         sa.Column("identity", sa.JSON(), nullable=False),
-        sa.Column("provenance", sa.JSON(), nullable=False),
         sa.Column("output", sa.JSON(), nullable=True),
+        sa.Column("provenance", sa.JSON(), nullable=False),
         sa.Column("generation", sa.String(), nullable=True),
         sa.Column("workers_alive", sa.Integer(), nullable=True),
         sa.Column("worker_cpu", sa.Float(), nullable=True),
         sa.Column("facts", sa.JSON(), nullable=False),
         sa.Column("any_good", sa.Boolean(), nullable=False),
+        sa.Column("all_good", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_bursts_all_good_at", "bursts", ["all_good", "at"], unique=False)
     op.create_index("ix_bursts_target_canary_at", "bursts", ["target", "canary", "at"], unique=False)
     op.create_index(
         "ix_bursts_target_canary_any_good_at", "bursts", ["target", "canary", "any_good", "at"], unique=False
@@ -130,8 +132,36 @@ def upgrade() -> None:
         sa.Column("uptime_s", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
+    op.create_index("ix_memory_samples_at", "memory_samples", ["at"], unique=False)
     op.create_index("ix_memory_samples_target_life_at", "memory_samples", ["target", "life", "at"], unique=False)
     op.create_index("ix_memory_samples_target_slot", "memory_samples", ["target", "slot"], unique=False)
+    op.create_table(
+        "memory_rollups",
+        sa.Column("target", sa.String(), nullable=False),
+        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("slot", sa.Integer(), nullable=False),
+        sa.Column("life", sa.String(), nullable=False),
+        sa.Column("host_low", sa.Integer(), nullable=True),
+        sa.Column("host_high", sa.Integer(), nullable=True),
+        sa.Column("host_last", sa.Integer(), nullable=True),
+        sa.Column("gpu_low", sa.Integer(), nullable=True),
+        sa.Column("gpu_high", sa.Integer(), nullable=True),
+        sa.Column("gpu_last", sa.Integer(), nullable=True),
+        sa.PrimaryKeyConstraint("target", "hour", "slot", "life"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_memory_rollups_hour", "memory_rollups", ["hour"], unique=False)
+    op.create_table(
+        "rollups",
+        sa.Column("target", sa.String(), nullable=False),
+        sa.Column("canary", sa.String(), nullable=False),
+        sa.Column("hour", sa.Integer(), nullable=False),
+        sa.Column("requests", sa.JSON(), nullable=False),
+        sa.Column("latencies", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("target", "canary", "hour"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("ix_rollups_hour", "rollups", ["hour"], unique=False)
     op.create_table(
         "silences",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -170,7 +200,15 @@ def upgrade() -> None:
         sa.Column("since", sa.Float(), nullable=True),
         sa.Column("life", sa.String(), nullable=True),
         sa.Column("evidence", sa.JSON(), nullable=False),
+        sa.Column("newest", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
+    )
+    op.create_index(
+        "ix_verdicts_newest",
+        "verdicts",
+        ["target", "check", "subject"],
+        unique=True,
+        sqlite_where=sa.text("newest IS 1"),
     )
     op.create_index(
         "ix_verdicts_target_check_subject_at", "verdicts", ["target", "check", "subject", "at"], unique=False
@@ -187,7 +225,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["baseline_id"], ["baselines.id"], name=op.f("fk_promotions_baseline_id")),
         sa.PrimaryKeyConstraint("id"),
     )
-    op.create_index("ix_promotions_target_canary_at", "promotions", ["target", "canary", "at"], unique=False)
+    op.create_index("ix_promotions_target_canary", "promotions", ["target", "canary"], unique=False)
     op.create_table(
         "recycles",
         sa.Column("id", sa.String(), nullable=False),
@@ -209,20 +247,3 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_recycles_target_requested_at", "recycles", ["target", "requested_at"], unique=False)
-    op.create_table(
-        "samples",
-        sa.Column("id", sa.Integer(), nullable=False),
-        sa.Column("burst_id", sa.Integer(), nullable=False),
-        sa.Column("at", sa.Float(), nullable=False),
-        sa.Column("outcome", sa.String(), nullable=False),
-        sa.Column("latency_s", sa.Float(), nullable=True),
-        sa.Column("first_byte_s", sa.Float(), nullable=True),
-        sa.Column("connect_s", sa.Float(), nullable=True),
-        sa.Column("control_s", sa.Float(), nullable=True),
-        sa.Column("life", sa.String(), nullable=True),
-        sa.Column("tainted", sa.Boolean(), nullable=False),
-        sa.Column("detail", sa.String(), nullable=False),
-        sa.ForeignKeyConstraint(["burst_id"], ["bursts.id"], name=op.f("fk_samples_burst_id"), ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("id"),
-    )
-    op.create_index(op.f("ix_samples_burst_id"), "samples", ["burst_id"], unique=False)
