@@ -139,6 +139,15 @@ def mark_failed(connection: Connection, delivery: Delivery, *, error: str, retry
     )
 
 
+def end_leases(connection: Connection, notifiers: Sequence[str]) -> int:
+    """What these were being told when the last daemon died is due again now; returns how many. For a start alone."""
+    table = schema.deliveries
+    pending = and_(table.c.state == DeliveryState.PENDING, table.c.notifier.in_(notifiers))
+    return connection.execute(
+        update(table).where(pending, table.c.lease_until.is_not(None)).values(lease_until=None)
+    ).rowcount
+
+
 def bury_orphans(connection: Connection, notifiers: Sequence[str]) -> int:
     """Give up what is pending for notifiers that are no longer configured; returns how many."""
     table = schema.deliveries

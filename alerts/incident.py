@@ -6,7 +6,8 @@ has effects:
 - WORSE pushes its strikes into a window of the last `fire_window` verdicts; when they sum to `fire_strikes` it fires.
 - OK pushes a zero. A pending incident whose window holds no strike any more closes without a word. A firing one
   resolves after `resolve_after` OK verdicts in a row: two thresholds, so that one good answer ends nothing.
-- UNKNOWN is no signal. It changes nothing at all: missing evidence is neither good nor bad.
+- UNKNOWN is no signal. It changes nothing at all: missing evidence is neither good nor bad. Only where it refutes the
+  very reason of the incident (a limit is kept, though there is no baseline) it counts as good.
 - An OK about another worker says nothing about the worker that failed, unless that worker is gone.
 
 The level never falls while an incident is open: a forecast that sways between watch and page pages once.
@@ -150,7 +151,7 @@ def step(
     muted: a silence or `mode = "observe"`: firing is not told now (a reminder makes up for it once that is over).
         That something is over is told all the same to whom it was told that it began.
     """
-    if verdict.status is Status.UNKNOWN:
+    if verdict.status is Status.UNKNOWN and not _is_refuted(incident, verdict):
         return Step(incident=incident, why=StepReason.NO_EVIDENCE)
     if verdict.status is Status.WORSE:
         return _take_bad(incident, verdict, now=now, policy=policy, new_id=new_id, muted=muted)
@@ -206,6 +207,10 @@ def good_needed(incident: Incident, policy: IncidentPolicy) -> int:
 
 
 # --- good -----------------------------------------------------------------------------------------------------------
+
+
+def _is_refuted(incident: Incident | None, verdict: Verdict) -> bool:
+    return incident is not None and verdict.refutes is not None and incident.reason is verdict.refutes
 
 
 def _is_about_another(incident: Incident, verdict: Verdict, alive: frozenset[str] | None) -> bool:

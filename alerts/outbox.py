@@ -1,6 +1,6 @@
 """Delivers what the outbox holds, one thread per notifier: a receiver that hangs delays nobody else's messages.
 
-A crash between sending and noting it down sends once more, with the same idempotency key, when the lease has ended.
+A crash between sending and noting it down sends once more, with the same idempotency key, at the next start.
 """
 
 from __future__ import annotations
@@ -142,6 +142,8 @@ class Outbox:
         wait: Callable[[threading.Event, float], object] = threading.Event.wait,
         on_result: Callable[[str, DeliveryResult], None] = lambda _notifier, _result: None,
     ) -> None:
+        self._database = database
+        self._notifiers = [notifier.name for notifier in notifiers]
         self._wait = wait
         self._on_result = on_result
         self._stopping = threading.Event()
@@ -156,6 +158,12 @@ class Outbox:
             self._threads.append((wake, thread))
 
     def start(self) -> None:
+        """Take over what the last run left under way, and deliver. At most one outbox may serve a notifier.
+
+        Whoever held those leases is dead: an alert must not wait for the end of one, a minute at the defaults.
+        """
+        with self._database.write(durable=True) as connection:
+            delivery_store.end_leases(connection, self._notifiers)
         for _, thread in self._threads:
             thread.start()
 
@@ -167,7 +175,7 @@ class Outbox:
     def stop(self, *, deadline_s: float) -> list[str]:
         """Let each finish the attempt it is in; returns the threads that did not within deadline_s.
 
-        What they were delivering goes out again after the next start, once the lease has ended.
+        What they were delivering goes out again after the next start.
         """
         self._stopping.set()
         self.wake()

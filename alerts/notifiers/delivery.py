@@ -27,7 +27,7 @@ class DeliveryError(Exception):
 
 
 class Notifier(Protocol):
-    """One receiver. timeout_s bounds each wait for it: to connect, to write, to read."""
+    """One receiver. timeout_s bounds a whole attempt, but for the name lookup."""
 
     name: str
     timeout_s: float

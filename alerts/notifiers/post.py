@@ -1,5 +1,8 @@
 """One POST to a receiver, and what its answer means for the next attempt.
 
+Each has a connection of its own and one deadline for all of it: a receiver that sends a byte a second never meets the
+HTTP library's time-outs, which are for each read. Only the name lookup is out of its reach.
+
 A bare transport instead of a client: a client follows redirects and ambient proxies when asked, and writes each URL to
 the log; a webhook's URL is a secret.
 """
@@ -11,10 +14,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from time import monotonic
+from typing import Any
 
 import httpx
 
 from alerts.notifiers.delivery import DeliveryError
+from probes.canary.deadline import SocketDeadline
 
 MAX_ANSWER_BYTES = 1024  # an error code is all that is read of an answer
 TEMPORARY_4XX = frozenset({408, 425, 429})
@@ -32,30 +37,43 @@ def post(
 ) -> None:
     """POST a JSON body. Raises DeliveryError unless the answer is 2xx.
 
-    Time-outs, failed connections, 408, 425, 429 and 5xx are temporary; redirects and every other 4xx are permanent.
+    timeout_s: for the whole of it. Time-outs, failed connections, 408, 425, 429 and 5xx are temporary; redirects and
+    every other 4xx are permanent.
     hint: what a person can do about a status and the receiver's one-word code (empty when its answer holds none).
     """
+    deadline = SocketDeadline(timeout_s=timeout_s, monotonic=monotonic)
     try:
         request = httpx.Request(
             "POST",
             url,
             content=body,
-            headers={"Content-Type": "application/json", "User-Agent": "inference-watchdog", **headers},
-            extensions={"timeout": httpx.Timeout(timeout_s).as_dict()},
+            headers={
+                "Content-Type": "application/json",
+                "User-Agent": "inference-watchdog",
+                "Connection": "close",  # a connection kept from before would not be announced to the trace
+                **headers,
+            },
+            extensions={"timeout": httpx.Timeout(timeout_s).as_dict(), "trace": _watch(deadline)},
         )
+        deadline.begin()
         response = transport.handle_request(request)
-    except httpx.TimeoutException as error:
-        raise DeliveryError(f"no answer within {timeout_s:g} s ({_kind(error)})", permanent=False) from None
+        try:
+            status, code = response.status_code, _read_code(response)
+        finally:
+            response.close()
     except httpx.UnsupportedProtocol:
         raise DeliveryError("the URL is neither http:// nor https://", permanent=True) from None
     except (httpx.InvalidURL, UnicodeError):
         raise DeliveryError("the URL is not valid", permanent=True) from None
     except httpx.TransportError as error:
-        raise DeliveryError(f"connection failed ({_kind(error)})", permanent=False) from None
-    try:
-        status, code = response.status_code, _read_code(response, timeout_s=timeout_s)
+        if isinstance(error, httpx.ConnectTimeout):
+            raise DeliveryError(f"no connection within {timeout_s:g} s", permanent=False) from None
+        if deadline.end() or isinstance(error, httpx.TimeoutException):
+            raise DeliveryError(f"no complete answer within {timeout_s:g} s", permanent=False) from None
+        # The error's name only: its text may hold the URL. `from None` keeps it out of tracebacks, too.
+        raise DeliveryError(f"connection failed ({type(error).__name__})", permanent=False) from None
     finally:
-        response.close()
+        deadline.close()
     if 200 <= status < 300:
         return
     said = f"answered {status}" + (f" {code}" if code else "")
@@ -86,16 +104,16 @@ def parse_retry_after(value: str | None, *, now: float) -> float | None:
     return max(0.0, (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now)
 
 
-def _read_code(response: httpx.Response, *, timeout_s: float) -> str:
+def _read_code(response: httpx.Response) -> str:
     """The answer when it is one lower-case word, as Slack's error codes are; anything else could echo a secret.
 
-    The status is what counts, so a body that breaks off or drips past timeout_s is simply not read on.
+    The status is what counts, so a body that breaks off or goes on for too long is simply not read on.
     """
-    read, began = b"", monotonic()
+    read = b""
     try:
         for chunk in response.iter_raw():
             read += chunk
-            if len(read) > MAX_ANSWER_BYTES or monotonic() - began > timeout_s:
+            if len(read) > MAX_ANSWER_BYTES:
                 break
     except httpx.TransportError:
         return ""
@@ -103,6 +121,11 @@ def _read_code(response: httpx.Response, *, timeout_s: float) -> str:
     return code if re.fullmatch(r"[a-z_]{2,60}", code) else ""
 
 
-def _kind(error: Exception) -> str:
-    """The name of the error only: its text may hold the URL. `from None` above keeps it out of tracebacks, too."""
-    return type(error).__name__
+def _watch(deadline: SocketDeadline) -> Callable[[str, Mapping[str, Any]], None]:
+    """Shows the deadline the socket as soon as there is one. Events: https://www.encode.io/httpcore/extensions/#trace"""
+
+    def trace(event: str, info: Mapping[str, Any]) -> None:
+        if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            deadline.attach(info["return_value"].get_extra_info("socket"))
+
+    return trace

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
@@ -43,7 +45,7 @@ class CommandRecycler:
         with TemporaryFile() as output:
             try:
                 child = subprocess.Popen(
-                    self._argv,
+                    self._bounded(),
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
@@ -62,6 +64,17 @@ class CommandRecycler:
         if status != 0:
             return Acted(done=False, detail=f"{self._argv[0]} exited {status}: {tail or 'no output'}")
         return Acted(done=True, detail=f"{self._argv[0]} exited 0")
+
+    def _bounded(self) -> list[str]:
+        """The command under timeout(1), where there is one: should this daemon be killed, nobody else ends a hung one.
+
+        It steps in after our own time-out has been through. What cannot be found is started as it is, to fail in words.
+        """
+        keeper = shutil.which("timeout")
+        if keeper is None or shutil.which(self._argv[0]) is None:
+            return self._argv
+        limit_s = math.ceil(self._timeout_s + KILL_GRACE_S)
+        return [keeper, "-k", f"{KILL_GRACE_S:g}", str(limit_s), *self._argv]
 
     @staticmethod
     def _end(child: subprocess.Popen[bytes]) -> None:

@@ -44,6 +44,8 @@ def a_verdict(
     cause: Cause = Cause.UNKNOWN,
     life: str | None = None,
     since: float | None = None,
+    reason: Reason = Reason.TIMEOUT,
+    refutes: Reason | None = None,
 ) -> Verdict:
     worse = status is Status.WORSE
     return Verdict(
@@ -52,10 +54,11 @@ def a_verdict(
         subject="default",
         at=at,
         status=status,
-        reason=Reason.TIMEOUT if worse else Reason.GOOD if status is Status.OK else Reason.NO_DATA,
+        reason=reason if worse else Reason.GOOD if status is Status.OK else Reason.NO_DATA,
         cause=cause if worse else Cause.UNKNOWN,
         level=level if worse else Level.INFO,
         strikes=strikes if worse else 0,
+        refutes=refutes,
         life=life,
         since=since if worse else None,
     )
@@ -172,6 +175,14 @@ def test_unknown_gives_back_the_very_same_incident() -> None:
     story.play("????")
     assert story.incident is before
     assert story.why[-4:] == [StepReason.NO_EVIDENCE] * 4
+
+
+def test_unknown_that_refutes_the_reason_counts_as_good() -> None:
+    """A limit is kept again, though there is no baseline to say that all is well; another reason stays open."""
+    limit = Reason.LIMIT_EXCEEDED
+    assert Story().play("BBB", reason=limit).play("???", refutes=limit).told == [Event.FIRING, Event.RESOLVED]
+    assert Story().play("BBB", reason=Reason.REGRESSED).play("???", refutes=limit).told == [Event.FIRING]
+    assert Story().play("???", refutes=limit).told == []
 
 
 def test_since_is_the_earliest_estimate_and_stays_once_it_fires() -> None:

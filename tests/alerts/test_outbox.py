@@ -307,6 +307,29 @@ def test_what_was_left_goes_out_after_a_restart(database, notifier, clock, recei
     assert stored(database)[0].state is DeliveryState.SENT
 
 
+def test_what_a_dead_daemon_was_delivering_goes_out_at_once_after_a_restart(
+    *, database, notifier, clock, receiver
+) -> None:
+    """Its lease still runs, but it holds nothing any more: the clock stands still, and yet it is told."""
+    enqueue(database, notifier, a_message(), now=clock())
+    with database.write(durable=True) as connection:
+        delivery_store.claim_due(connection, "ops", now=clock(), lease_s=lease_of(notifier))
+    outbox = Outbox(database, [notifier], now=clock)
+    outbox.start()
+    receiver.wait_for(1)
+    assert outbox.stop(deadline_s=DEADLINE_S) == []
+    assert [(d.state, d.attempts) for d in stored(database)] == [(DeliveryState.SENT, 2)]
+
+
+def test_a_restart_touches_only_the_leases_of_its_own_notifiers(*, database, notifier, clock) -> None:
+    """Another notifier's attempt is another outbox's."""
+    enqueue(database, notifier, a_message(), now=clock())
+    with database.write(durable=True) as connection:
+        delivery_store.claim_due(connection, "ops", now=clock(), lease_s=30.0)
+        assert delivery_store.end_leases(connection, ["pager"]) == 0
+        assert delivery_store.end_leases(connection, ["ops"]) == 1
+
+
 def test_stopping_before_starting_is_no_error(database, notifier, clock) -> None:
     """A daemon that fails to come up still goes down in order."""
     assert Outbox(database, [notifier], now=clock).stop(deadline_s=1.0) == []

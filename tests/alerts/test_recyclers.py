@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from builders import DEADLINE_S, wait_until
+from builders import DEADLINE_S, leave_out, wait_until
 
 from alerts.recyclers import Acted
 from alerts.recyclers.command import CommandRecycler
@@ -227,6 +228,23 @@ class TestCommand:
         started = [int(pid) for pid in pids.read_text().split()]
         assert len(started) == 2
         wait_until(lambda: [life_of(pid) for pid in started] == [None, None], "both are gone")
+
+    def test_a_hung_command_ends_although_its_daemon_was_killed(self, tmp_path: Path) -> None:
+        """A real process acts and is killed; a while after the time-out the whole group is gone all the same."""
+        if shutil.which("timeout") is None:
+            leave_out("timeout(1) is not installed")
+        pids = tmp_path / "pids"
+        script = f'sleep 60 & echo "$$ $!" > "{pids}"; wait'
+        acting = f"""
+from alerts.recyclers.command import CommandRecycler
+CommandRecycler(target="chat", argv=["/bin/sh", "-c", {script!r}], timeout_s=0.5).act([])
+"""
+        daemon = subprocess.Popen([sys.executable, "-c", acting], cwd=Path(__file__).parents[2])
+        started = wait_until(lambda: pids.exists() and pids.read_text().split(), "the command runs")
+        daemon.kill()
+        daemon.wait(DEADLINE_S)
+        assert all(life_of(int(pid)) for pid in started)
+        wait_until(lambda: [life_of(int(pid)) for pid in started] == [None, None], "both are gone")
 
     def test_a_child_in_the_background_does_not_hold_it_up(self, tmp_path: Path) -> None:
         """A restart script may leave the server running with our output open: that it ended is what counts."""

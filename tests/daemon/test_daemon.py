@@ -76,7 +76,7 @@ def test_hung_target_and_hung_webhook_delay_no_other_canary(stage: Stage, webhoo
     stage.break_server(sick, "hang")
     stage.start_daemon()
     wait_until(lambda: webhook.attempts, "the receiver is being told and hangs")
-    count = "select count(*), min(at), max(at) from bursts where target = 'well' and outcome = 'good'"
+    count = "select count(*), min(at), max(at) from bursts where target = 'well' and all_good"
     began = stage.rows(count)[0][0]
     wait_until(lambda: stage.rows(count)[0][0] >= began + 20, "twenty more bursts of the healthy target")
     number, first, last = stage.rows(count)[0]
