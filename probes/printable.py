@@ -1,4 +1,4 @@
-"""Words of others as one plain line: they reach terminals, logs, messages and the page. Pure."""
+"""Words of others made plain: they reach terminals, logs, messages and the page. Pure."""
 
 from __future__ import annotations
 
@@ -15,3 +15,8 @@ def one_line(text: str, *, limit: int = MAX_CHARS) -> str:
     words = "".join(c if c.isprintable() else " " for c in text[: 4 * limit]).split()
     line = " ".join(words)
     return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """The text with its lines, and a mark in place of every other character that is not printable."""
+    return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in text)

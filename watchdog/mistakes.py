@@ -6,15 +6,19 @@ together with every other mistake and not only once the rest is right.
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from baselines.leak import MIN_BUCKETS
 from watchdog.spelling import parse_duration
+from watchdog.values import Place, unusable_canary, unusable_values
 
-Place = tuple[str | int, ...]
+MAX_SHOWN = 60  # characters of a value in a message
 LEAK_INTERVAL_S, LEAK_WINDOW_S = 15.0, 4 * 3600.0  # of `watchdog.config.LeakSection`, for a key that is not there
 _KINDS = ("http", "torch")  # pydantic's tag of a canary's kind: a step of its path, not a key of the file
+_BARE_KEY, _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[\w. -]{1,64}")  # others are quoted
 _SECRET_KEYS = frozenset({"token", "secret", "headers"})
 _WORDS = {
     "missing": "is needed",
@@ -51,12 +55,32 @@ def describe(error: Mapping[str, Any], raw: Mapping[str, Any], allowed: Mapping[
     else:
         message = _WORDS.get(kind, message.removeprefix("Value error, ").replace("Input should", "must"))
     path = path_of(place, raw)
-    shown = isinstance(given, (str, int, float, bool)) and not _may_be_secret(place) and "@" not in str(given)
-    return f"{path or 'configuration'}: {message}" + (f" (given: {given!r})" if shown else "")
+    shown = isinstance(given, (str, int, float, bool)) and not _may_be_secret(place, str(given))
+    return f"{path or 'configuration'}: {message}" + (f" (given: {_quoted(given)})" if shown else "")
 
 
-def _may_be_secret(place: Place) -> bool:
-    return bool(_SECRET_KEYS.intersection(place)) or (place[:1] == ("notifier",) and "url" in place)
+def _may_be_secret(place: Place, given: str) -> bool:
+    """A token at its place, a notifier's address at a wrong one, a password in a URL or behind `env:`."""
+    key = place[-1] if place else ""
+    if _SECRET_KEYS.intersection(place) or _looks_secret(given):
+        return True
+    return place[:1] == ("notifier",) and (key == "url" or "://" in given)
+
+
+def _looks_secret(given: str) -> bool:
+    return "@" in given or re.match(r"env:(?!\w+$)", given) is not None
+
+
+def _quoted(given: object) -> str:
+    """Short and printable; of a URL only what is before its query, which may hold a key."""
+    if isinstance(given, str) and _looks_secret(given):
+        return "a value that may be a secret"
+    text = repr(given.partition("?")[0][: 2 * MAX_SHOWN] if isinstance(given, str) else given)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def _named(name: str) -> str:
+    return name if _PLAIN_NAME.fullmatch(name) else _quoted(name)
 
 
 def path_of(place: Place, raw: Mapping[str, Any]) -> str:
@@ -70,25 +94,27 @@ def path_of(place: Place, raw: Mapping[str, Any]) -> str:
         except (KeyError, IndexError, TypeError):
             here = {}
         if isinstance(step, int):
-            path += f"[{(here.get('name') if isinstance(here, dict) else None) or step}]"
+            name = here.get("name") if isinstance(here, dict) else None
+            path += f"[{name if isinstance(name, str) and _PLAIN_NAME.fullmatch(name) else step}]"
         else:
-            path += f".{step}" if path else step
+            key = step if _BARE_KEY.fullmatch(step) else json.dumps(step[:MAX_SHOWN])
+            path += f".{key}" if path else key
     return path
 
 
 def broken_rules(raw: Mapping[str, Any]) -> list[str]:
     """One line for each rule between keys that the document breaks; values of a wrong type are not its business."""
     targets, notifiers = _tables(raw, "target"), _tables(raw, "notifier")
-    found: list[tuple[Place, str]] = []
+    found: list[tuple[Place, str]] = list(unusable_values(raw))
     for kind, tables in (("target", targets), ("notifier", notifiers)):
-        found += [((kind,), f"names must differ (used twice: {name})") for name in _twice(_names(tables))]
+        found += [((kind,), f"names must differ (used twice: {_named(name)})") for name in _twice(_names(tables))]
     known = _names(targets)
     for place, notifier in notifiers:
         wanted = notifier.get("targets")
         for name in wanted if isinstance(wanted, list) else ():
-            if name not in known:
-                there = f"there are: {', '.join(known)}"
-                found.append(((*place, "targets"), f"no target is named {name!r}; {there}"))
+            if isinstance(name, str) and name not in known:
+                there = f"there are: {', '.join(_named(each) for each in known)}"
+                found.append(((*place, "targets"), f"no target is named {_quoted(name)}; {there}"))
     for place, target in targets:
         found += _rules_of_target(place, target)
     return [f"{path_of(place, raw)}: {problem}" for place, problem in found]
@@ -97,8 +123,9 @@ def broken_rules(raw: Mapping[str, Any]) -> list[str]:
 def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     canaries = [((*place, *where), canary) for where, canary in _tables(target, "canary")]
     for name in _twice([canary.get("name", "default") for _, canary in canaries]):
-        yield (*place, "canary"), f"names must differ within a target (used twice: {name})"
+        yield (*place, "canary"), f"names must differ within a target (used twice: {_named(name)})"
     for where, canary in canaries:
+        yield from unusable_canary(where, canary)
         if "json" in canary and "body_file" in canary:
             yield where, "json and body_file exclude each other"
     process, recycle = target.get("process"), target.get("recycle")

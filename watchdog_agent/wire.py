@@ -17,6 +17,8 @@ PROTOCOL = 1
 MAX_REQUEST_BYTES = 32 * 1024  # fits a pipe's buffer (64 KiB), so that sending to a hung worker never blocks
 MAX_LINE_BYTES = 256 * 1024  # the longest real answer, 1024 values and their summary, takes about 25 KiB
 
+MAX_INT = 2**63 - 1  # what a database and a tensor can hold
+
 OUT_OF_MEMORY = "out_of_memory"
 CUDA_FAULT = "cuda_fault"
 MODEL_LOAD_FAILED = "model_load_failed"
@@ -186,6 +188,8 @@ def _read(value: Any, hint: Any, where: str) -> Any:
         return {key: _read(item, inner[1], where) for key, item in value.items()}
     if is_dataclass(hint) and isinstance(value, dict):
         return _read_fields(value, hint, where)
+    if type(value) is int and not -MAX_INT <= value <= MAX_INT:
+        raise WireError(f"{where}: a number beyond 64 bits")
     if hint is float and type(value) is int:
         return float(value)
     if hint is Any or (origin is None and type(value) is hint):
@@ -206,6 +210,11 @@ class Lines:
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._limit = limit
         self._rest = b""
+
+    @property
+    def partial(self) -> bool:
+        """Whether a line has begun and not ended."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> List[bytes]:
         """The lines that are complete now, without their newlines. Raises WireError when one exceeds the limit."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import socketserver
 import ssl
 import struct
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from socket import SO_LINGER, SOL_SOCKET
+from socket import SHUT_WR, SO_LINGER, SOL_SOCKET
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -132,6 +133,7 @@ class _Handler(socketserver.StreamRequestHandler):
 
     def reset(self, _received: Received) -> bool:
         self.connection.setsockopt(SOL_SOCKET, SO_LINGER, struct.pack("ii", 1, 0))
+        os.close(self.connection.detach())  # at once: the server's own way of closing would first say farewell
         return False
 
     def half(self, _received: Received) -> bool:
@@ -145,11 +147,23 @@ class _Handler(socketserver.StreamRequestHandler):
         self.wfile.write(GOOD[10:])
         return True
 
-    def drip(self, head: bytes) -> bool:
+    def drip(self, head: bytes, every_s: float = 0.02) -> bool:
         """A byte now and then, for ever: no single read times out."""
         self.wfile.write(head)
-        while not self.server.stopping.wait(0.02):
+        while not self.server.stopping.wait(every_s):
             self.wfile.write(b"x")
+        return False
+
+    def half_close(self, _received: Received) -> bool:
+        """It will say nothing more, and leaves its ear open."""
+        self.connection.shutdown(SHUT_WR)
+        self.server.stopping.wait(60)
+        return False
+
+    def endless_headers(self, _received: Received) -> bool:
+        self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not self.server.stopping.is_set():
+            self.wfile.write(b"X-More: " + b"1" * 4000 + b"\r\n")
         return False
 
     def endless(self, _received: Received) -> bool:
@@ -188,6 +202,9 @@ _ANSWERS: dict[str, Callable[[_Handler, Received], bool]] = {
     "/late_end": _Handler.late_end,
     "/vanish": lambda h, r: False,
     "/drip_headers": lambda h, r: h.drip(b"HTTP/1.1 200 OK\r\nX-Drip: "),
+    "/drip_slowly": lambda h, r: h.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", every_s=1.0),
+    "/half_close": _Handler.half_close,
+    "/endless_headers": _Handler.endless_headers,
     "/drip_body": lambda h, r: h.drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"),
     "/endless": _Handler.endless,
     "/chunked": _Handler.chunked,

@@ -1,4 +1,4 @@
-"""The read-only API: one table says what there is; routes and the OpenAPI document are made from it."""
+"""The API for reading: one table says what there is; routes and the OpenAPI document are made from it."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from baselines.verdict import Verdict
 from watchdog.config import Config
 from watchdog.metrics import package_version
 from watchdog.status import TargetStatus, read_targets
+from watchdog.web import document, history
 
 LIMIT = 200
 
@@ -55,17 +56,17 @@ class Collection:
 
 
 def _baselines(connection: Connection, config: Config, target: str | None) -> list[BaselineSummary]:
-    found = []
+    found: list[BaselineSummary] = []
     for section in config.target:
         if target not in (None, section.name):
             continue
         for canary in section.canary:
-            active = store.active_baseline(connection, section.name, canary.name)
+            active = {p.baseline_id for p in store.promotions(connection, section.name, canary.name, limit=1)}
             found += [
-                summarise_baseline(baseline, active=active is not None and active.id == baseline.id)
-                for baseline in store.list_baselines(connection, section.name, canary.name)
+                summarise_baseline(baseline, active=baseline.id in active)
+                for baseline in store.list_baselines(connection, section.name, canary.name, limit=LIMIT - len(found))
             ]
-    return found[:LIMIT]
+    return found
 
 
 def summarise_baseline(baseline: Baseline, *, active: bool) -> BaselineSummary:
@@ -132,10 +133,11 @@ def routes(database: Database, config: Config) -> list[Route]:
 
         return Route(f"/api/v1/{name}", endpoint, methods=["GET"])
 
-    document = openapi()
+    described = openapi()
     return [
         *(serve(name, collection) for name, collection in COLLECTIONS.items()),
-        Route("/api/v1/openapi.json", lambda _request: JSONResponse(document), methods=["GET"]),
+        *history.routes(database, config),
+        Route("/api/v1/openapi.json", lambda _request: JSONResponse(described), methods=["GET"]),
     ]
 
 
@@ -146,7 +148,7 @@ def openapi() -> dict[str, Any]:
     """
     adapters = [(name, TypeAdapter(list[collection.item])) for name, collection in COLLECTIONS.items()]  # type: ignore[name-defined]  # as above
     schemas, definitions = TypeAdapter.json_schemas(
-        [(name, "serialization", adapter) for name, adapter in adapters],
+        [*((name, "serialization", adapter) for name, adapter in adapters), *document.MODELS, *history.MODELS],
         ref_template="#/components/schemas/{model}",
     )
     return {
@@ -155,8 +157,10 @@ def openapi() -> dict[str, Any]:
         "paths": {
             f"/api/v1/{name}": {"get": _operation(name, collection.summary, schemas[(name, "serialization")])}
             for name, collection in COLLECTIONS.items()
-        },
-        "components": {"schemas": definitions["$defs"]},
+        }
+        | document.paths(schemas)
+        | history.paths(schemas),
+        "components": {"schemas": definitions["$defs"], "securitySchemes": document.SECURITY_SCHEMES},
     }
 
 
