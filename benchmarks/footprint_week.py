@@ -1,6 +1,6 @@
 """A week of ten targets through the daemon's own parts, on a clock that jumps from one result to the next.
 
-`python -m benchmarks.footprint_week FOLDER DAYS` prints "day N: RESIDENT_MIB" at the end of each day. Every target has a
+`python -m benchmarks.footprint_week FOLDER DAYS` prints "day N: RESIDENT_MIB" after each day. Every target has a
 burst a minute and a memory sample every five, a worker that is replaced every day, and a fault of twenty minutes every
 day; metrics are scraped and the page is read.
 """

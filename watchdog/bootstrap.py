@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import secrets
+import ssl
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, field
+from functools import cache, partial
 from pathlib import Path
 
 import httpx
@@ -35,6 +36,7 @@ from probes.process import ProcessSpec, WorkerWatch, is_alive
 from probes.taint import run_queue_delay_s
 from watchdog.config import (
     Config,
+    ConfigError,
     HttpCanarySection,
     NotifierSection,
     RecycleSection,
@@ -53,29 +55,58 @@ def new_id(prefix: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """What the targets of one process share. gpu: None when every target is on a CPU."""
+    """What the targets of one process share.
+
+    gpu: NVML, opened once, when the first target asks that is not on a CPU. tls: what the machine trusts, read once,
+    when the first URL needs it; it takes tens of milliseconds.
+    """
 
     database: Database
-    gpu: GpuReader | None
-    sleep: Callable[[float], object]
-    own_delay_s: Callable[[], float]
+    sleep: Callable[[float], object] = time.sleep
+    own_delay_s: Callable[[], float] = run_queue_delay_s
+    gpu: Callable[[], GpuReader] = field(default_factory=lambda: cache(GpuReader.open))
+    tls: Callable[[], ssl.SSLContext] = field(default_factory=lambda: cache(ssl.create_default_context))
 
 
-def build_targets(
-    config: Config,
-    database: Database,
+def build_targets(config: Config, database: Database) -> dict[str, Target]:
+    """The targets by name, in the order of the configuration. Raises ConfigError for a file that cannot be read."""
+    shared, peers = Shared(database=database), peers_of(config)
+    return {t.name: build_target(t, shared, peers=peers[t.name], inputs=read_inputs(t)) for t in config.target}
+
+
+def peers_of(config: Config) -> dict[str, frozenset[str]]:
+    """The others of each target's group, by the target's name; empty without a group."""
+    groups: dict[str | None, set[str]] = {}
+    for target in config.target:
+        groups.setdefault(target.group, set()).add(target.name)
+    return {t.name: frozenset(groups[t.group] - {t.name} if t.group else ()) for t in config.target}
+
+
+def read_inputs(section: TargetSection) -> dict[str, bytes]:
+    """What its canaries send from files, by canary. Raises ConfigError with the keys of those that cannot be read."""
+    found, problems = {}, []
+    for canary in section.canary:
+        if isinstance(canary, HttpCanarySection) and canary.body_file is not None:
+            try:
+                found[canary.name] = canary.body_file.read_bytes()
+            except OSError as error:
+                key = f"target[{section.name}].canary[{canary.name}].body_file"
+                problems.append(f"{key}: cannot be read: {error.strerror} (given: {str(canary.body_file)!r})")
+    if problems:
+        raise ConfigError(problems)
+    return found
+
+
+def build_target(
+    section: TargetSection,
+    shared: Shared,
     *,
-    sleep: Callable[[float], object] = time.sleep,
-    own_delay_s: Callable[[], float] = run_queue_delay_s,
-) -> dict[str, Target]:
-    """The targets by name, in the order of the configuration. NVML is opened once, unless every target is on a CPU."""
-    gpu = GpuReader.open() if any(t.device != "cpu" for t in config.target) else None
-    shared = Shared(database=database, gpu=gpu, sleep=sleep, own_delay_s=own_delay_s)
-    return {t.name: _build_target(t, config, shared) for t in config.target}
-
-
-def _build_target(section: TargetSection, config: Config, shared: Shared) -> Target:
-    gpu = shared.gpu if section.device != "cpu" else None
+    peers: frozenset[str],
+    inputs: Mapping[str, bytes],
+    replaces: Target | None = None,
+) -> Target:
+    """One target. inputs: see `read_inputs`. replaces: the object that stood for it until now."""
+    gpu = shared.gpu() if section.device != "cpu" else None
     workers = None
     if section.process is not None:
         spec = ProcessSpec(**section.process.model_dump())
@@ -86,7 +117,7 @@ def _build_target(section: TargetSection, config: Config, shared: Shared) -> Tar
         mode=section.mode,
         device=section.device,
         auto_baseline=section.auto_baseline,
-        canaries={c.name: _build_canary(section, c, workers, shared) for c in section.canary},
+        canaries={c.name: _build_canary(section, c, workers, shared, inputs.get(c.name)) for c in section.canary},
         expectations={c.name: _expectation(c) for c in section.canary},
         policies=policies_of(section),
         database=shared.database,
@@ -97,14 +128,13 @@ def _build_target(section: TargetSection, config: Config, shared: Shared) -> Tar
         workers=workers,
         gpu=gpu,
         group=section.group,
-        peers=frozenset(
-            t.name for t in config.target if section.group and t.group == section.group and t.name != section.name
-        ),
+        peers=peers,
         recycler=_build_recycler(section.name, recycle) if recycle else None,
         drain_s=recycle.drain if recycle else 0.0,
         ready_timeout_s=recycle.ready_timeout if recycle else 600.0,
         verify_bursts=recycle.verify_bursts if recycle else 3,
         memory_interval_s=section.leak.interval,
+        replaces=replaces,
     )
 
 
@@ -113,6 +143,7 @@ def _build_canary(
     section: HttpCanarySection | TorchCanarySection,
     workers: WorkerWatch | None,
     shared: Shared,
+    file_input: bytes | None,
 ) -> Canary:
     plan = CanaryPlan(
         interval_s=section.interval,
@@ -138,8 +169,9 @@ def _build_canary(
     body, content_type = None, None
     if section.json_ is not None:
         body, content_type = json.dumps(section.json_).encode(), "application/json"
-    elif section.body_file is not None:
-        body, content_type = section.body_file.read_bytes(), "application/octet-stream"
+    elif file_input is not None:
+        body, content_type = file_input, "application/octet-stream"
+    encrypted = any(url is not None and url.startswith("https:") for url in (section.url, section.control_url))
     return HttpCanary(
         target=target.name,
         name=section.name,
@@ -155,6 +187,7 @@ def _build_canary(
         now=time.time,
         monotonic=time.monotonic,
         own_delay_s=shared.own_delay_s,
+        ssl_context=shared.tls() if encrypted else None,
     )
 
 
@@ -212,6 +245,7 @@ def retention_of(section: StoreSection) -> RetentionPolicy:
         samples_s=section.samples,
         failures_s=section.failures,
         memory_s=section.memory,
+        rollups_s=section.rollups,
         max_rows=section.max_rows,
     )
 
@@ -235,14 +269,16 @@ def build_transport() -> httpx.HTTPTransport:
 
 def build_routes(config: Config, transport: httpx.BaseTransport) -> list[Route]:
     """Who is told what."""
-    return [
-        Route(
-            notifier=build_notifier(section, transport),
-            min_level=Level(section.min_level),
-            targets=frozenset(section.targets),
-        )
-        for section in config.notifier
-    ]
+    return [build_route(section, transport) for section in config.notifier]
+
+
+def build_route(section: NotifierSection, transport: httpx.BaseTransport, *, notifier: Notifier | None = None) -> Route:
+    """What one notifier wants to hear. notifier: the one that serves already; None builds it."""
+    return Route(
+        notifier=notifier or build_notifier(section, transport),
+        min_level=Level(section.min_level),
+        targets=frozenset(section.targets),
+    )
 
 
 def build_metrics(config: Config) -> Metrics:
@@ -250,9 +286,20 @@ def build_metrics(config: Config) -> Metrics:
     disable_created_metrics()  # type: ignore[no-untyped-call]  # the library's switch: `_created` would double each counter
     return Metrics(
         CollectorRegistry(),
-        targets={t.name: [c.name for c in t.canary] for t in config.target},
+        targets=canaries_of(config),
         notifiers=[n.name for n in config.notifier],
+        recycled=recycled_of(config),
     )
+
+
+def canaries_of(config: Config) -> dict[str, list[str]]:
+    """The names of each target's canaries."""
+    return {t.name: [c.name for c in t.canary] for t in config.target}
+
+
+def recycled_of(config: Config) -> frozenset[str]:
+    """The targets that have a recycler."""
+    return frozenset(t.name for t in config.target if t.recycle is not None)
 
 
 def lock_path(database: Database) -> Path:

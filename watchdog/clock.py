@@ -19,3 +19,7 @@ class ClockWatch:
         before, self._apart_s = self._apart_s, self._now() - self._monotonic()
         jump_s = self._apart_s - before
         return jump_s if abs(jump_s) > MAX_DRIFT_S else None
+
+    def to_monotonic(self, at: float) -> float:
+        """A wall time on the monotonic clock, by the last look."""
+        return at - self._apart_s

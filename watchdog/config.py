@@ -53,10 +53,11 @@ class Section(BaseModel):
 
 class StoreSection(Section):
     url: Annotated[str, BeforeValidator(_check_store)] = "sqlite:///watchdog.db"
-    samples: Duration = 14 * 86400.0
+    samples: Duration = 7 * 86400.0
     failures: Duration = 90 * 86400.0
-    memory: Duration = 14 * 86400.0
-    max_rows: Annotated[int, Field(ge=1000)] = 500_000
+    memory: Duration = 7 * 86400.0
+    rollups: Duration = 400 * 86400.0
+    max_rows: Annotated[int, Field(ge=1000)] = 1_000_000
 
 
 class WebSection(Section):

@@ -1,52 +1,58 @@
 r"""The daemon: puts the threads together, starts them, and stops them in order within a deadline.
 
 scheduler pool --burst, memory--> judge thread --commit--> outbox threads (one per notifier)
-                                               \-commit--> recycle desk (a thread per episode)
-web thread: only reads
+                                       |       \-commit--> recycle desk (a thread per episode)
+reload thread --a changed configuration-/                  web thread: reads
 """
 
 from __future__ import annotations
 
 import gc
-import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 
 import structlog
-import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from alerts import delivery_store, recycle_store
-from alerts import store as alert_store
-from alerts.incident import OPEN, retire
+from alerts.notifiers.delivery import Notifier
 from alerts.outbox import DeliveryResult, Outbox
 from alerts.recycle_desk import RecycleDesk
+from alerts.recycle_store import Episode
 from alerts.recycling import Recycling
-from baselines import retention
 from baselines.database import Database, DatabaseError
-from probes.messages import Burst, MemorySample
 from probes.taint import OwnDelay
+from watchdog.backlog import BacklogWatch
 from watchdog.bootstrap import (
+    Shared,
     build_metrics,
-    build_routes,
-    build_targets,
     build_transport,
+    canaries_of,
     lock_path,
     new_episode_id,
+    recycled_of,
     retention_of,
 )
-from watchdog.config import Config, ConfigError
+from watchdog.config import Config, ConfigError, LogSection
+from watchdog.couriers import Couriers
 from watchdog.effects import Effects
+from watchdog.health import Health
+from watchdog.housekeeping import keep_house
+from watchdog.intake import Intake
 from watchdog.judge_thread import JudgeThread
+from watchdog.orders import Order, Orders
 from watchdog.pipeline import Pipeline
 from watchdog.provisional import Provisional
+from watchdog.rebuild import build_watch
+from watchdog.reload import Reload
 from watchdog.schedule import Schedule
-from watchdog.status import is_watched
+from watchdog.taking_up import take_up
 from watchdog.turns import Occupied, hold
-from watchdog.web.app import Liveness, create_app
+from watchdog.watch import Change, Current, Watch
+from watchdog.web.app import create_app
+from watchdog.web.server import new_server
 
 STOP_DEADLINE_S = 10.0
 LOCK_WAIT_S = 2.0  # a predecessor that was told to stop may still be at it
@@ -56,25 +62,41 @@ log = structlog.get_logger("daemon")
 
 
 class Daemon:
-    """One running watchdog on one database."""
+    """One running watchdog on one database.
 
-    def __init__(self, config: Config, database: Database) -> None:
-        self._config = config
+    load: reads the configuration again, for SIGHUP. use_log: sets the logging up as a configuration says.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        *,
+        load: Callable[[], Config],
+        use_log: Callable[[LogSection], None] = lambda _section: None,
+    ) -> None:
         self._database = database
+        self._use_log = use_log
+        self._started_at = time.time()
+        self._orders = Orders()
         self._stopping = threading.Event()
         self._own_delay = OwnDelay(monotonic=time.monotonic)
-        self._targets = build_targets(config, database, sleep=self._stopping.wait, own_delay_s=self._own_delay)
         self._transport = build_transport()
+        shared = Shared(database=database, sleep=self._stopping.wait, own_delay_s=self._own_delay)
+        self._current = Current(build_watch(config, shared, self._transport))
+        targets, routes = self._current.targets, self._current.routes
         self._metrics = build_metrics(config)
-        routes = build_routes(config, self._transport)
-        self._judge = JudgeThread(on_error=self._count_error)
+        self._health = Health(database, self._metrics)
+        self._judge = JudgeThread(on_error=self._health.count_error)
         self._effects = Effects(
-            self._targets, routes, self._metrics, now=time.time, new_id=new_episode_id, changed=self._wake
+            targets, routes, self._metrics, now=time.time, new_id=new_episode_id, changed=self._wake
         )
-        self._pipeline = Pipeline(database, self._targets, self._effects, now=time.time)
-        self._provisional = Provisional(database, self._targets, now=time.time)
-        self._outbox = Outbox(database, [r.notifier for r in routes], now=time.time, on_result=self._count_delivery)
-        recycling = Recycling(
+        self._pipeline = Pipeline(database, targets, self._effects, now=time.time)
+        provisional = Provisional(database, targets, now=time.time)
+        self._intake = Intake(targets, self._metrics, self._judge, self._pipeline, provisional)
+        self._couriers = Couriers(self._new_outbox)
+        self._backlog = BacklogWatch(database, self._metrics, notifiers=self._current.notifiers, now=time.time)
+        self._recycling = Recycling(
             database,
             tell=self._effects.tell_recycle,
             now=time.time,
@@ -82,71 +104,105 @@ class Daemon:
             wait=self._stopping.wait,
         )
         self._desk = RecycleDesk(
-            database, recycling, self._targets, on_end=self._effects.recycle_ended, on_error=self._count_error
+            database, self._recycling, targets, on_end=self._on_end, on_error=self._health.count_error
         )
-        self._schedule = Schedule(
-            self._targets,
+        self._schedule = self._new_schedule()
+        self._reload = Reload(
+            self._current.watch,
+            self._metrics,
+            load=load,
+            build=lambda config, before: build_watch(config, shared, self._transport, before=before),
+            enqueue=self._judge.put,
+            waiting=self._judge.waiting,
+            adopt=self._adopt,
+            settle=self._couriers.settle,
+            now=time.time,
+        )
+        self._health.ask(
+            problems=[self._judge_problem, lambda: self._judge.problem, self._schedule.problem],
+            notes=[self._reload.note, self._schedule.note, self._backlog.note],
+        )
+        self._metrics.queue.set_function(self._judge.waiting)
+        self._app: ASGIApp = self._new_app(config)
+
+        async def serve(scope: Scope, receive: Receive, send: Send) -> None:  # a method would be no ASGI 3 to uvicorn
+            await self._app(scope, receive, send)  # of the configuration that is in use as the request comes in
+
+        self._web = new_server(serve)
+
+    def _new_outbox(self, notifier: Notifier) -> Outbox:
+        return Outbox(self._database, [notifier], now=time.time, on_result=self._count_delivery)
+
+    def _new_schedule(self) -> Schedule:
+        return Schedule(
+            self._current.targets,
             now=time.time,
             monotonic=time.monotonic,
             wait=self._stopping.wait,
-            busy=recycling.acting,
-            on_burst=self._on_burst,
-            on_memory=self._on_memory,
-            on_tick=lambda: self._judge.put(self._pipeline.tick),
-            on_retention=lambda: self._judge.put(self._prune),
+            busy=self._recycling.acting,
+            on_burst=self._intake.put_burst,
+            on_memory=self._intake.put_memory,
+            on_tick=self._on_tick,
+            on_retention=lambda: self._judge.put(self._keep_house),
             on_late=self._metrics.lateness.observe,
-            on_error=self._count_error,
+            on_error=self._health.count_error,
         )
-        app = create_app(
-            database,
+
+    def _new_app(self, config: Config) -> ASGIApp:
+        return create_app(
+            self._database,
             config,
             self._metrics.registry,
             now=time.time,
-            liveness=self._liveness,
-            draining=recycling.acting,
-        )
-        self._metrics.queue.set_function(self._judge.waiting)
-        self._web = uvicorn.Server(
-            uvicorn.Config(
-                app,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                timeout_graceful_shutdown=1,
-                lifespan="off",
-            )
+            liveness=self._health.liveness,
+            draining=self._recycling.acting,
+            started_at=self._started_at,
         )
 
+    # --- start and stop -----------------------------------------------------------------------------------------------
+
     def run(self) -> None:
-        """Serve until SIGTERM or SIGINT. Raises DatabaseError when another daemon serves this database."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._stopping.set())
+        """Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again.
+
+        Raises DatabaseError when another daemon serves this database, or once the file was found corrupt.
+        """
+        self._orders.listen()
         try:
             with (
                 hold(lock_path(self._database), wait_s=LOCK_WAIT_S, monotonic=time.monotonic, sleep=time.sleep),
-                _listen(self._config) as listener,
+                _listen(self._current.watch.config) as listener,
             ):
                 self._start(listener)
-                self._stopping.wait()
+                while self._orders.wait() is not Order.STOP:
+                    self._reload.ask()
                 self._stop()
         except Occupied:
             raise DatabaseError(f"another watchdog is already running on {self._database.path}") from None
+        if (found := self._database.damage.found) is not None:
+            raise DatabaseError(f"{self._database.path} is corrupt ({found}): the next start sets it aside")
 
     def _start(self, listener: socket.socket) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._own_delay.start()
-        self._take_up()
-        self._outbox.start()
+        self._database.damage.on_found(lambda _found: self._orders.give(Order.STOP))
+        if (note := self._health.look_aside()) is not None:
+            log.error(note)
+        self._take_up(self._current.targets)
+        self._show()
+        self._couriers.follow(r.notifier for r in self._current.routes)
+        self._couriers.settle()
         self._judge.start()
         self._desk.start()
         self._web_thread = threading.Thread(target=self._web.run, args=([listener],), name="web", daemon=True)
         self._web_thread.start()
         gc.freeze()  # what start-up made is never garbage; collections stay short
         self._schedule.start()
+        self._reload.start()
+        config = self._current.watch.config
         log.info(
             "watching",
-            targets=list(self._targets),
-            web=f"http://{self._config.web.listen}/",
+            targets=list(self._current.targets),
+            web=f"http://{config.web.listen}/",
             database=str(self._database.path),
         )
 
@@ -155,66 +211,87 @@ class Daemon:
         began = time.monotonic()
         left: Callable[[], float] = lambda: max(0.1, STOP_DEADLINE_S - (time.monotonic() - began))  # noqa: E731
         log.info("stopping")
+        self._stopping.set()
         self._schedule.stop()
+        self._reload.stop(left())
         self._judge.stop(left())
         self._desk.stop(left())
-        self._outbox.stop(deadline_s=left())
+        self._couriers.stop(deadline_s=left())
         self._web.should_exit = True
         self._web_thread.join(left())
-        for target in self._targets.values():
+        for target in self._current.targets.values():
             target.close()
         self._transport.close()
         self._own_delay.stop()
         log.info("stopped", seconds=round(time.monotonic() - began, 2))
 
+    def _take_up(self, fresh: Iterable[str]) -> None:
+        """Go on where the last run, or the last configuration, ended."""
+        with self._database.write(durable=True) as connection:
+            buried = take_up(
+                connection,
+                self._current.watch,
+                self._effects,
+                fresh=[self._current.targets[name] for name in fresh],
+                running=self._desk.taken(),
+                now=time.time(),
+            )
+        for notifier, count in buried.items():
+            self._metrics.deliveries.labels(notifier, DeliveryResult.DEAD).inc(count)
+            log.error("messages were given up: the notifier is no longer configured", notifier=notifier, count=count)
+
+    def _show(self, rebuilt: Iterable[str] = ()) -> None:
+        """Have the series of what is watched, with what stands about it."""
+        self._metrics.follow(
+            canaries_of(self._current.watch.config),
+            notifiers=self._current.notifiers(),
+            recycled=recycled_of(self._current.watch.config),
+            rebuilt=frozenset(rebuilt),
+        )
+        with self._database.read() as connection:
+            self._effects.restore(connection)
+
+    # --- what happens meanwhile ---------------------------------------------------------------------------------------
+
+    def _adopt(self, before: Watch, after: Watch, change: Change) -> None:
+        """Exchange the configuration in use; on the judge thread, between two results."""
+        app = self._new_app(after.config)
+        self._current.exchange(after)
+        try:
+            self._take_up((*change.targets_new, *change.targets_changed))
+            self._show(rebuilt=change.targets_changed)
+        except BaseException:
+            self._current.exchange(before)
+            raise
+        self._app = app
+        self._use_log(after.config.log)
+        self._couriers.follow(r.notifier for r in after.routes)
+        self._schedule.follow()
+        self._wake()
+
     def _wake(self) -> None:
-        self._outbox.wake()
+        self._couriers.wake()
         self._desk.wake()
 
-    def _on_burst(self, burst: Burst) -> None:
-        self._metrics.observe_burst(burst)
-        self._judge.put(partial(self._pipeline.take_burst, burst))
-        self._judge.put(partial(self._provisional.consider, burst))
+    def _on_tick(self) -> None:
+        for work in (self._pipeline.tick, self._backlog.look, self._health.look_aside):
+            self._judge.put(work)
 
-    def _on_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
-        self._metrics.observe_memory(target, samples)
-        if samples:
-            self._judge.put(partial(self._pipeline.take_memory, target, samples))
+    def _on_end(self, episode: Episode) -> None:
+        if episode.target in self._current.targets:
+            self._effects.recycle_ended(episode)
+        else:  # its counters are gone with it
+            self._wake()
 
-    def _prune(self) -> None:
-        with self._database.write() as connection:
-            deleted = retention.prune(connection, retention_of(self._config.store), now=time.time())
-            deleted += alert_store.prune(connection, now=time.time())
-            deleted += recycle_store.cap_episodes(connection)
-        if deleted:
-            log.info("retention", deleted=deleted)
-
-    def _take_up(self) -> None:
-        """Go on where the last run ended; close what is about what is watched no longer."""
-        sections = {section.name: section for section in self._config.target}
-        now = time.time()
-        with self._database.write(durable=True) as connection:
-            for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
-                section = sections.get(incident.target)
-                known = section is not None and is_watched(section, incident.subject)
-                if incident.state in OPEN and not known:
-                    self._effects.apply(connection, incident, retire(incident, now=now))
-            delivery_store.bury_orphans(connection, [n.name for n in self._config.notifier])
-            self._effects.restore(connection)
-            for target in self._targets.values():
-                for canary in target.canaries:
-                    target.load_baseline(connection, canary)
-
-    def _count_error(self, where: str) -> None:
-        self._metrics.errors.labels(where).inc()
+    def _keep_house(self) -> None:
+        if keep_house(self._database, retention_of(self._current.watch.config.store), now=time.time()):
+            self._judge.put(self._keep_house)  # behind the results that came in meanwhile
 
     def _count_delivery(self, notifier: str, result: DeliveryResult) -> None:
         self._metrics.deliveries.labels(notifier, result).inc()
 
-    def _liveness(self) -> Liveness:
-        ended = None if self._judge.is_alive() else "the judge thread has ended; restart the daemon"
-        problems = (ended, self._judge.problem, self._schedule.problem())
-        return Liveness(problems=tuple(p for p in problems if p))
+    def _judge_problem(self) -> str | None:
+        return None if self._judge.is_alive() else "the judge thread has ended; restart the daemon"
 
 
 def _listen(config: Config) -> socket.socket:

@@ -10,10 +10,10 @@ from sqlalchemy import Connection
 from baselines import store
 from baselines.availability import judge_availability
 from baselines.leak import judge_memory
-from baselines.limits import judge_memory_limit, judge_p95_limit
+from baselines.limits import join, judge_memory_limit, judge_p95_limit
 from baselines.output import judge_output
 from baselines.regression import judge_latency
-from baselines.verdict import Verdict, worst
+from baselines.verdict import Verdict
 from probes.messages import Burst, MemorySample
 from watchdog.target import Target
 
@@ -26,16 +26,13 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     last_good_at = store.last_good_at(connection, burst.target, burst.canary)
     first_burst_at = store.first_burst_at(connection, burst.target, burst.canary)
     window = [*earlier, burst]
-    latency = [
-        judge_latency(window, baseline, policies.regression, now=now),
-        judge_p95_limit(window, policies.limits, now=now),
-    ]
+    latency = judge_latency(window, baseline, policies.regression, now=now)
     return [
         judge_availability(
             burst, last_good_at=last_good_at, first_burst_at=first_burst_at, policy=policies.availability, now=now
         ),
         judge_output(burst, baseline=baseline, now=now),
-        worst(v for v in latency if v is not None),
+        join(latency, judge_p95_limit(window, policies.limits, now=now)),
     ]
 
 
@@ -48,9 +45,6 @@ def judge_memory_samples(
     since = now - policies.leak.lookback_s
     for life, newest in groupby(samples, key=lambda s: s.life):
         points = [*store.memory_since(connection, target.name, life, since=since), *newest]
-        judged = [
-            judge_memory(points, policies.leak, now=now),
-            judge_memory_limit(points[-1], policies.limits, now=now),
-        ]
-        verdicts.append(worst(v for v in judged if v is not None))
+        memory = judge_memory(points, policies.leak, now=now)
+        verdicts.append(join(memory, judge_memory_limit(points[-1], policies.limits, now=now)))
     return verdicts

@@ -6,7 +6,7 @@ unknown: no line is better than a wrong zero. Labels are bounded: workers are sl
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -15,6 +15,7 @@ from alerts.episode import Outcome as RecycleOutcome
 from alerts.outbox import DeliveryResult
 from baselines.verdict import Check, Level, Reason, Status, Verdict
 from probes.messages import Burst, MemorySample, Outcome
+from watchdog.series import AbsentGauge, Series, TargetGauges, begin, end
 
 LATENCY_BUCKETS_S = tuple(0.001 * 2 ** (i / 2) for i in range(28))  # 1 ms to 11.6 s in steps of 41 %
 LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
@@ -36,6 +37,7 @@ RECYCLE_REASONS = (
     "max_age",
     "by_hand",
 )
+PHASES = ("connect", "first_byte", "last_byte")
 ERROR_PLACES = (
     "probe",
     "probe_missed",
@@ -45,6 +47,7 @@ ERROR_PLACES = (
     "database",
     "results_dropped",
     "recycle",
+    "reload",
 )
 
 
@@ -59,11 +62,17 @@ def package_version() -> str:
 class Metrics:
     """The metrics of one daemon on one registry.
 
-    targets maps each target to its canaries and notifiers are names: what counters are created at zero for.
+    targets maps each target to its canaries and notifiers are names: what counters are created at zero for. recycled:
+    the targets that have a recycler; None: all. Each call touches only the series of the target it is about.
     """
 
     def __init__(
-        self, registry: CollectorRegistry, *, targets: Mapping[str, Iterable[str]], notifiers: Iterable[str]
+        self,
+        registry: CollectorRegistry,
+        *,
+        targets: Mapping[str, Iterable[str]],
+        notifiers: Iterable[str],
+        recycled: Collection[str] | None = None,
     ) -> None:
         self.registry = registry
         r = registry
@@ -107,6 +116,15 @@ class Metrics:
         self.incident = Gauge("watchdog_incident_open", "Firing incidents.", ("target", "check", "level"), registry=r)
         self.model_load = Gauge("watchdog_model_load_seconds", "Load time of the model.", ("target",), registry=r)
         self.deliveries = Counter("watchdog_deliveries", "Delivery attempts.", ("notifier", "result"), registry=r)
+        self.oldest_pending = Gauge(
+            "watchdog_delivery_oldest_pending_seconds",
+            "How long the oldest message that is not delivered yet has been waiting; 0 without one.",
+            ("notifier",),
+            registry=r,
+        )
+        self.dead_letters = Gauge(
+            "watchdog_dead_letters", "Messages that were given up and are kept.", ("notifier",), registry=r
+        )
         self.recycles = Counter("watchdog_recycles", "Ended recycles.", ("target", "reason", "result"), registry=r)
         self.would_recycle = Counter(
             "watchdog_would_recycle",
@@ -125,34 +143,97 @@ class Metrics:
             "watchdog_last_success_timestamp_seconds", "When a burst was last all good.", canary, registry=r
         )
         self.queue = Gauge("watchdog_results_queued", "Results measured and not yet judged.", registry=r)
+        self.reload_ok = Gauge(
+            "watchdog_config_last_reload_successful",
+            "1 while the configuration last read is in use, 0 while it was refused and the one before is.",
+            registry=r,
+        )
+        self.reloaded_at = Gauge(
+            "watchdog_config_last_reload_success_timestamp_seconds",
+            "When a configuration was last read and taken up, or found to be the one in use.",
+            registry=r,
+        )
+        self._set_aside_at = AbsentGauge(
+            "watchdog_database_set_aside_timestamp_seconds",
+            "When a corrupt database was set aside that still lies there.",
+            registry=r,
+        )
         self.errors = Counter("watchdog_internal_errors", "Errors of the watchdog itself.", ("where",), registry=r)
         Gauge("watchdog_build_info", "1, with the version.", ("version",), registry=r).labels(package_version()).set(1)
-        self._start_at_zero(targets, notifiers)
-
-    def _start_at_zero(self, targets: Mapping[str, Iterable[str]], notifiers: Iterable[str]) -> None:
-        for target, canaries in targets.items():
-            for canary in canaries:
-                for outcome in Outcome:
-                    self.requests.labels(target, canary, outcome)
-                for phase in ("connect", "first_byte", "last_byte"):
-                    self.latency.labels(target, canary, phase)
-            for reason in RECYCLE_REASONS:
-                self.would_recycle.labels(target, reason)
-                for result in RecycleOutcome:
-                    self.recycles.labels(target, reason, result)
-            for check in Check:
-                for level in Level:
-                    self.incident.labels(target, check, level).set(0)
-            self.breaker.labels(target).set(0)
-        for notifier in notifiers:
-            for delivery in DeliveryResult:
-                self.deliveries.labels(notifier, delivery)
+        self._canaries: dict[str, frozenset[str]] = {}
+        self._recycled: set[str] = set()
+        self._gauges = TargetGauges()
+        self._firing: set[tuple[str, str, str]] = set()
         for place in ERROR_PLACES:
             self.errors.labels(place)
+        self.follow(targets, notifiers=notifiers, recycled=recycled)
+
+    def follow(
+        self,
+        targets: Mapping[str, Iterable[str]],
+        *,
+        notifiers: Iterable[str],
+        recycled: Collection[str] | None = None,
+        rebuilt: Collection[str] = (),
+    ) -> None:
+        """Have the series of these targets and no others; counters of those that stay go on.
+
+        rebuilt: targets whose gauges begin anew. Counters of notifiers stay, also of one that is gone: they say what
+        became of its last messages.
+        """
+        canaries = {target: frozenset(names) for target, names in targets.items()}
+        before = self._canaries
+        self._canaries = canaries  # first: what is observed of a target that is gone makes no new series
+        self._gauges.targets = canaries.keys()
+        for target in {*rebuilt, *(before.keys() - canaries.keys())}:
+            self._gauges.clear(target)
+        for target, names in before.items():
+            self._end(target, names - canaries.get(target, frozenset()), whole=target not in canaries)
+        for target, names in canaries.items():
+            for canary in names - before.get(target, frozenset()):
+                begin(self._counters_of_canary(target, canary))
+            if target not in before:
+                begin(self._counters_of_target(target))
+            if recycled is None or target in recycled:
+                self._recycled.add(target)
+                begin(self._counters_of_recycles(target))
+        for notifier in notifiers:
+            begin((self.deliveries, (notifier, result)) for result in DeliveryResult)
+            begin((gauge, (notifier,)) for gauge in (self.oldest_pending, self.dead_letters))
+
+    def _end(self, target: str, canaries: Iterable[str], *, whole: bool) -> None:
+        for canary in canaries:
+            end(self._counters_of_canary(target, canary))
+        if whole:
+            self._firing = {key for key in self._firing if key[0] != target}
+            end(self._counters_of_target(target))
+        if whole and target in self._recycled:
+            self._recycled.discard(target)
+            end(self._counters_of_recycles(target))
+
+    def _counters_of_canary(self, target: str, canary: str) -> Iterator[Series]:
+        yield from ((self.requests, (target, canary, outcome)) for outcome in Outcome)
+        yield from ((self.latency, (target, canary, phase)) for phase in PHASES)
+
+    def _counters_of_target(self, target: str) -> Iterator[Series]:
+        yield from ((self.would_recycle, (target, reason)) for reason in RECYCLE_REASONS)
+        yield from ((self.incident, (target, check, level)) for check in Check for level in Level)
+        yield self.breaker, (target,)
+
+    def _counters_of_recycles(self, target: str) -> Iterator[Series]:
+        yield from (
+            (self.recycles, (target, reason, result)) for reason in RECYCLE_REASONS for result in RecycleOutcome
+        )
+
+    def set_aside(self, at: float | None) -> None:
+        """When the corrupt database that lies aside was set aside, Unix seconds; None: none lies there."""
+        self._set_aside_at.set_or_remove(at)
 
     def observe_burst(self, burst: Burst) -> None:
         """Count a burst's requests and their phases; tainted samples are counted and not timed."""
         labels = (burst.target, burst.canary)
+        if burst.canary not in self._canaries.get(burst.target, ()):
+            return  # it is watched no longer
         for s in burst.samples:
             self.requests.labels(*labels, s.outcome).inc()
             if s.tainted:
@@ -165,21 +246,19 @@ class Metrics:
                 if value is not None:
                     self.latency.labels(*labels, phase).observe(value)
         if all(s.outcome is Outcome.GOOD for s in burst.samples):
-            self.last_success.labels(*labels).set(burst.at)
+            self._gauges.set(self.last_success, labels, burst.at)
         if "model_load_s" in burst.facts:
-            self.model_load.labels(burst.target).set(burst.facts["model_load_s"])
+            self._gauges.set(self.model_load, (burst.target,), burst.facts["model_load_s"])
 
     def observe_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
         """Set the memory gauges of a target's workers; what is None, and every slot without a worker, is removed."""
         present = {str(sample.slot) for sample in samples}
-        for gauge in (self.memory, self.slope, self.exhaustion):
-            known = [s.labels for metric in gauge.collect() for s in metric.samples]
-            for labels in known:
-                if labels["target"] == target and labels["slot"] not in present:
-                    gauge.remove(*labels.values())
+        for gauge, labels in self._gauges.lines_of(target):
+            if gauge in (self.memory, self.slope, self.exhaustion) and labels[1] not in present:
+                self._gauges.set(gauge, labels, None)
         for sample in samples:
             for kind in MEMORY_KINDS:
-                _set(self.memory, (target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
+                self._gauges.set(self.memory, (target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Set the figures a verdict carries; the status is set by `observe_status` for the whole check."""
@@ -187,36 +266,29 @@ class Metrics:
         if verdict.check is Check.LATENCY:
             labels = (verdict.target, verdict.subject)
             for bound, key in (("estimate", "ratio"), ("low", "ratio_low"), ("high", "ratio_high")):
-                _set(self.ratio, (*labels, bound), evidence.get(key))
+                self._gauges.set(self.ratio, (*labels, bound), evidence.get(key))
             for window, key in (("current", "p95_s"), ("baseline", "baseline_p95_s")):
-                _set(self.quantile, (*labels, "0.95", window), evidence.get(key))
+                self._gauges.set(self.quantile, (*labels, "0.95", window), evidence.get(key))
         if verdict.check is Check.MEMORY:
             labels = (verdict.target, verdict.subject.removeprefix("slot "))
             for bound, key in (("estimate", "slope_bytes_per_hour"), ("low", "slope_low"), ("high", "slope_high")):
                 slope = evidence.get(key)
-                _set(self.slope, (*labels, bound), slope / 3600 if isinstance(slope, (int, float)) else None)
+                per_second = slope / 3600 if isinstance(slope, (int, float)) else None
+                self._gauges.set(self.slope, (*labels, bound), per_second)
             for bound, key in (("estimate", ""), ("low", "_low"), ("high", "_high")):
-                _set(self.exhaustion, (*labels, bound), evidence.get(f"seconds_to_capacity{key}"))
+                self._gauges.set(self.exhaustion, (*labels, bound), evidence.get(f"seconds_to_capacity{key}"))
 
     def observe_status(self, target: str, check: Check, status: Status) -> None:
         """The worst status of a check over its subjects."""
         for each in Status:
-            self.verdict.labels(target, check, each).set(each is status)
+            self._gauges.set(self.verdict, (target, check, each), float(each is status))
 
     def observe_incidents(self, firing: Mapping[tuple[str, Check, Level], int]) -> None:
         """Set the number of firing incidents per target, check and level; the others go to zero."""
         counts = {(target, str(check), str(level)): number for (target, check, level), number in firing.items()}
-        samples = [s.labels for metric in self.incident.collect() for s in metric.samples]
-        for key in {(s["target"], s["check"], s["level"]) for s in samples} | counts.keys():
-            self.incident.labels(*key).set(counts.get(key, 0))
-
-
-def _set(gauge: Gauge, labels: tuple[str, ...], value: object) -> None:
-    """Set a gauge, or remove its line while the value is not known."""
-    if isinstance(value, (int, float)):
-        gauge.labels(*labels).set(value)
-    else:
-        try:
-            gauge.remove(*labels)
-        except KeyError:
-            return  # it was never known
+        counts = {key: number for key, number in counts.items() if key[0] in self._canaries}
+        for key in self._firing - counts.keys():
+            self.incident.labels(*key).set(0)
+        for key, number in counts.items():
+            self.incident.labels(*key).set(number)
+        self._firing = set(counts)

@@ -46,6 +46,8 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
+    replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
+    copies of a model seldom fit on one GPU.
     """
 
     name: str
@@ -69,6 +71,7 @@ class Target:
     ready_timeout_s: float = 600.0
     verify_bursts: int = 3
     memory_interval_s: float = 15.0
+    replaces: Target | None = None
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
 
     def watches(self, subject: str) -> bool:
@@ -97,6 +100,7 @@ class Target:
         """Take one burst, compared with the golden output last loaded. Raises turns.Occupied when another holds it."""
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
+            self._succeed()
             burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
         return burst if self.gpu is None else _on_gpu(burst, self.gpu)
 
@@ -116,6 +120,9 @@ class Target:
 
     def lives(self) -> list[Life] | None:
         return None if self.workers is None else list(self.workers.find().values())
+
+    def known_lives(self) -> list[Life] | None:
+        return None if self.workers is None else list(self.workers.known().values())
 
     def uptime_s(self, life: Life) -> float | None:
         booted_s = Host().uptime_s()
@@ -163,9 +170,16 @@ class Target:
         )
 
     def close(self) -> None:
-        """Let go of connections and child processes."""
+        """Let go of connections and child processes. Safe to call twice."""
+        self._succeed()
         for canary in self.canaries.values():
             canary.close()
+
+    def _succeed(self) -> None:
+        """Close what stood here before."""
+        if (before := self.replaces) is not None:
+            before.close()
+            self.replaces = None
 
 
 def _on_gpu(burst: Burst, gpu: GpuReader) -> Burst:

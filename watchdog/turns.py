@@ -52,3 +52,8 @@ def is_held(path: Path) -> bool:
     finally:
         os.close(handle)
     return False
+
+
+def daemon_lock(database: Path) -> Path:
+    """The file whose lock says that a daemon serves this database; that it is there says that one once did."""
+    return database.with_name(database.name + ".daemon.lock")

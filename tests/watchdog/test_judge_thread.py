@@ -78,7 +78,8 @@ def test_database_that_cannot_be_written_delays_and_loses_nothing(judge: Judge) 
     judge.thread.put(store)
     judge.put("next")
     assert (
-        wait_until(lambda: judge.thread.problem, "it is said") == "the database cannot be written: database is locked"
+        wait_until(lambda: judge.thread.problem, "it is said")
+        == "the database cannot be written, results wait in memory: database is locked"
     )
     assert judge.errors[0] == "database"
     assert judge.done == []
@@ -126,6 +127,42 @@ def test_result_that_cannot_be_judged_is_counted_and_skipped(judge: Judge, error
     wait_until(lambda: judge.done, "the next is done")
     assert judge.errors == ["judge"]
     assert judge.thread.problem is None
+
+
+def test_statement_that_sqlite_cannot_run_holds_up_nobody(judge: Judge, database: Database) -> None:
+    """Trying it again would never help: it is counted as a result that cannot be judged."""
+
+    def store() -> None:
+        with database.write() as connection:
+            connection.exec_driver_sql("INSERT INTO no_such_table VALUES (1)")
+
+    judge.thread.start()
+    judge.thread.put(store)
+    judge.put("next")
+    wait_until(lambda: judge.done, "the next is done")
+    assert judge.errors == ["judge"]
+    assert judge.thread.problem is None
+
+
+def test_corrupt_database_takes_nothing_more(judge: Judge, database: Database) -> None:
+    """What cannot be stored is dropped, counted and said; the thread stays, so that the daemon can end in order."""
+
+    def store() -> None:
+        with database.write() as connection:
+            connection.exec_driver_sql("INSERT INTO lives VALUES ('chat', 'ours', 0, 1, 1)")
+
+    database.close()
+    database.path.write_bytes(b"garbage " * 1000)
+    judge.thread.start()
+    for _ in range(3):
+        judge.thread.put(store)
+    wait_until(lambda: len(judge.errors) == 3, "all are counted")
+    assert judge.errors == ["results_dropped"] * 3
+    assert judge.thread.problem is not None
+    assert "the database is corrupt, results are dropped" in judge.thread.problem
+    assert "file is not a database" in judge.thread.problem
+    judge.thread.stop(DEADLINE_S)
+    assert not judge.thread.is_alive()
 
 
 def test_stop_finishes_what_was_measured(judge: Judge) -> None:

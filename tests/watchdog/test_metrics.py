@@ -283,3 +283,88 @@ def test_exactly_one_status_is_one(status: Status) -> None:
     found = read(metrics)["watchdog_verdict"]
     assert [dict(labels)["status"] for labels, value in found.items() if value == 1] == [status]
     assert len(found) == len(Status)
+
+
+# --- what is watched changes ------------------------------------------------------------------------------------------
+
+
+def labels_of(metrics: Metrics, word: str) -> set[str]:
+    """The names of the series that have this word among their labels' values."""
+    return {name for name, series in read(metrics).items() for labels in series if word in dict(labels).values()}
+
+
+def test_target_that_is_gone_takes_all_its_series() -> None:
+    """Counters and gauges, and nothing of another target; one that comes has its zeros at once."""
+    metrics = busy_metrics()
+    metrics.follow({"api": ["default", "big"], "other": ["default"]}, notifiers=["oncall"])
+    before = {name: series for name, series in read(metrics).items() if not name.endswith("_created")}
+    assert labels_of(metrics, "other") >= {"watchdog_canary_requests_total", "watchdog_recycles_total"}
+    metrics.follow({"api": ["default", "big"]}, notifiers=["oncall"])
+    assert labels_of(metrics, "other") == set()
+    metrics.follow({"api": ["default", "big"], "other": ["default"]}, notifiers=["oncall"])
+    assert {name: read(metrics)[name] for name in before} == before
+
+
+def test_whole_life_of_a_target_leaves_nothing_behind() -> None:
+    """Whatever was observed of it, also after it was gone."""
+    empty = Metrics(CollectorRegistry(), targets={}, notifiers=["oncall"])
+    metrics = busy_metrics()
+    metrics.follow({}, notifiers=["oncall"])
+    good = Sample(at=AT, outcome=Outcome.GOOD, latency_s=0.03)
+    metrics.observe_burst(make_burst(good))
+    metrics.observe_memory("api", [make_memory(0, host_anon_bytes=5)])
+    metrics.observe_status("api", Check.MEMORY, Status.OK)
+    metrics.observe_incidents({("api", Check.MEMORY, Level.PAGE): 1})
+    left = read(metrics)
+    del left["watchdog_probe_lateness_seconds_bucket"], left["watchdog_probe_lateness_seconds_sum"]
+    assert {name: series for name, series in left.items() if series.keys() != read(empty)[name].keys()} == {}
+
+
+def test_canary_that_is_gone_takes_its_own_series() -> None:
+    """The other canary's counters go on."""
+    metrics = busy_metrics()
+    metrics.follow({"api": ["default"]}, notifiers=["oncall"])
+    assert labels_of(metrics, "big") == set()
+    good = labelled(target="api", canary="default", outcome="good")
+    assert read(metrics)["watchdog_canary_requests_total"][good] == 1
+
+
+def test_rebuilt_target_keeps_its_counters_and_forgets_its_gauges() -> None:
+    """What it measures may be something else from now on; how often it was asked is still true."""
+    metrics = busy_metrics()
+    counted = read(metrics)["watchdog_canary_requests_total"]
+    metrics.follow({"api": ["default", "big"]}, notifiers=["oncall"], rebuilt=["api"])
+    found = read(metrics)
+    assert found["watchdog_canary_requests_total"] == counted
+    assert not {f"watchdog_{name}" for name in GAUGES} & found.keys()
+
+
+def test_notifier_that_is_gone_keeps_its_counters() -> None:
+    """They say what became of its last messages."""
+    metrics = make_metrics()
+    metrics.deliveries.labels("oncall", DeliveryResult.DEAD).inc(3)
+    metrics.follow({"api": ["default"]}, notifiers=["other"])
+    found = read(metrics)["watchdog_deliveries_total"]
+    assert found[labelled(notifier="oncall", result="dead")] == 3
+    assert found[labelled(notifier="other", result="dead")] == 0
+    assert read(metrics)["watchdog_dead_letters"][labelled(notifier="other")] == 0
+
+
+def test_recycles_are_counted_where_there_is_a_recycler() -> None:
+    """Ninety series a target that can never move are left out; they come with the recycler."""
+    metrics = Metrics(CollectorRegistry(), targets={"api": ["default"]}, notifiers=[], recycled=())
+    assert "watchdog_recycles_total" not in read(metrics)
+    assert read(metrics)["watchdog_would_recycle_total"]
+    metrics.follow({"api": ["default"]}, notifiers=[], recycled=["api"])
+    assert set(read(metrics)["watchdog_recycles_total"].values()) == {0}
+
+
+def test_database_set_aside_is_absent_until_it_happens() -> None:
+    """And again when the file was moved away."""
+    metrics = make_metrics()
+    name = "watchdog_database_set_aside_timestamp_seconds"
+    assert name not in read(metrics)
+    metrics.set_aside(AT)
+    assert read(metrics)[name] == {labelled(): AT}
+    metrics.set_aside(None)
+    assert name not in read(metrics)

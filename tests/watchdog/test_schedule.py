@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, Identity, MemorySample, Outcome, Output
 from watchdog.bootstrap import policies_of
 from watchdog.config import parse_config
-from watchdog.schedule import MEMORY_THREADS, PROBE_THREADS, SUSPECT_THREADS, Schedule, next_due, spread
+from watchdog.schedule import MEMORY_THREADS, Schedule, next_due, spread
 from watchdog.target import Target
 from watchdog.turns import hold
 
 INTERVAL_S = 0.05
+PROBE_THREADS, SUSPECT_THREADS = 16, 4  # here
 PLAN = CanaryPlan(interval_s=INTERVAL_S, timeout_s=5.0, size=10, warmup=0, max_busy=1.0)
 
 
@@ -106,12 +107,12 @@ class Bench:
     set_by_s: float = 0.0  # how far the schedule's clock was ahead of the one that APScheduler reads
     monotonic: Callable[[], float] = time.monotonic
     ended: threading.Event = field(default_factory=threading.Event)
+    targets: dict[str, Target] = field(default_factory=dict)
 
     def start(self, *canaries: FakeCanary, workers: FakeWorkers | None = None) -> None:
-        self.canaries = list(canaries)
-        targets = {c.target: self._target(c, workers) for c in canaries}
+        self.watch(*canaries, workers=workers)
         schedule = Schedule(
-            targets,
+            self.targets,
             now=lambda: time.time() + self.set_by_s,
             monotonic=self.monotonic,
             wait=lambda seconds: self.ended.wait(seconds / 50),
@@ -122,9 +123,19 @@ class Bench:
             on_retention=lambda: None,
             on_late=self.results.late.append,
             on_error=self.results.errors.append,
+            threads=PROBE_THREADS,
+            suspect_threads=SUSPECT_THREADS,
         )
         self.schedules.append(schedule)
         schedule.start()
+
+    def watch(self, *canaries: FakeCanary, workers: FakeWorkers | None = None) -> None:
+        """From now on these; a schedule that runs is told with `follow`. The same canary keeps its target."""
+        self.canaries += canaries
+        kept = {n: t for n, t in self.targets.items() if any(c is t.canaries["default"] for c in canaries)}
+        self.targets.update({c.target: kept.get(c.target) or self._target(c, workers) for c in canaries})
+        for name in self.targets.keys() - {c.target for c in canaries}:
+            del self.targets[name]
 
     def _target(self, canary: FakeCanary, workers: FakeWorkers | None) -> Target:
         section = parse_config(
@@ -201,6 +212,25 @@ def test_canary_runs_again_and_again_and_lateness_is_told(bench: Bench) -> None:
     assert {size for size, _ in canary.calls} == {None}
     assert len(bench.results.late) >= 5
     assert all(0 <= late < INTERVAL_S for late in bench.results.late)
+
+
+def test_wait_for_a_thread_counts_as_lateness(bench: Bench) -> None:
+    """A run that starts intervals later, because every thread hung, was that late and not a part of an interval."""
+    sick = [FakeCanary(f"sick{i}", hanging=True) for i in range(PROBE_THREADS)]
+    bench.start(*sick)
+    wait_until(lambda: sum(c.in_flight for c in sick) == PROBE_THREADS, "every thread hangs")
+    waits = FakeCanary("waits")
+    bench.watch(*sick, waits)
+    bench.schedules[0].follow()
+    waited_s = 8 * INTERVAL_S
+    threading.Event().wait(waited_s)
+    told = len(bench.results.late)
+    assert waits.calls == []
+    for canary in sick:
+        canary.hanging = False
+        canary.release.set()
+    wait_until(lambda: waits.calls, "it is asked at last")
+    assert max(bench.results.late[told:]) > 0.9 * waited_s
 
 
 def test_canary_that_timed_out_is_a_suspect_until_it_answers(bench: Bench) -> None:
@@ -287,6 +317,7 @@ def test_probes_that_came_too_late_are_counted(bench: Bench) -> None:
         canary.hanging = False
         canary.release.set()
     wait_until(lambda: "probe_missed" in bench.results.errors, "it is counted")
+    assert "1 were skipped" in str(bench.schedules[0].note())
     wait_until(lambda: late.calls, "it is asked in the end")
 
 
@@ -351,6 +382,93 @@ def test_stopped_schedule_starts_nothing(bench: Bench) -> None:
     assert len(canary.calls) <= asked + 1  # one may have been handed to its thread already
 
 
+# --- a change of what is watched --------------------------------------------------------------------------------------
+
+
+def wait_for_calls(canary: FakeCanary, more: int) -> None:
+    have = len(canary.calls)
+    wait_until(lambda: len(canary.calls) >= have + more, f"{more} more runs")
+
+
+def test_who_stays_keeps_its_rhythm_when_others_come_and_go(bench: Bench) -> None:
+    """No run is left out or doubled, however often the rest changes."""
+    stays, goes, comes = FakeCanary("stays"), FakeCanary("goes"), FakeCanary("comes")
+    times: list[float] = []
+    stays.takes = lambda: times.append(time.monotonic())
+    bench.start(stays, goes)
+    wait_until(lambda: len(stays.calls) >= 2, "two runs")
+    for number in range(10):
+        bench.watch(stays, comes if number % 2 else goes)
+        bench.schedules[0].follow()
+        wait_for_calls(stays, 2)
+    runs = round((times[-1] - times[0]) / INTERVAL_S) + 1
+    assert len(times) + bench.results.errors.count("probe_overlapped") == pytest.approx(runs, abs=1)
+    assert goes.calls
+    assert comes.calls
+    asked = len(goes.calls)
+    wait_for_calls(stays, 5)
+    assert len(goes.calls) <= asked + 1
+
+
+def test_another_interval_begins_a_new_rhythm(bench: Bench) -> None:
+    """At once, not after the old interval."""
+    slow = FakeCanary("chat", plan=replace(PLAN, interval_s=3600.0))
+    bench.start(slow)
+    wait_until(lambda: slow.calls, "asked once")
+    fast = FakeCanary("chat")
+    bench.watch(fast)
+    bench.schedules[0].follow()
+    wait_until(lambda: len(fast.calls) >= 3, "asked by the new one")
+    assert len(slow.calls) == 1
+
+
+def test_result_of_what_was_replaced_is_dropped(bench: Bench) -> None:
+    """A burst that was under way when the configuration changed asked what nobody asks any more."""
+    old = FakeCanary("chat", hanging=True)
+    bench.start(old)
+    wait_until(lambda: old.in_flight, "asked")
+    new = FakeCanary("chat")
+    bench.watch(new)
+    bench.schedules[0].follow()
+    old.hanging = False
+    old.release.set()
+    wait_until(lambda: bench.results.of("chat"), "the new one's answer")
+    assert len(bench.results.bursts) <= len(new.calls)
+
+
+def test_suspect_that_was_removed_is_none_when_it_comes_back(bench: Bench) -> None:
+    """Nothing of it is remembered."""
+    sick, well = FakeCanary("sick", outcome=Outcome.TIMEOUT), FakeCanary("well")
+    bench.start(sick, well)
+    wait_until(lambda: len(sick.calls) >= 3, "a suspect by now")
+    bench.watch(well)
+    bench.schedules[0].follow()
+    wait_until(lambda: not sick.in_flight, "its last burst has ended")
+    again = FakeCanary("sick")
+    bench.watch(well, again)
+    bench.schedules[0].follow()
+    wait_until(lambda: again.calls, "asked")
+    assert again.calls[0][0] is None
+
+
+def test_memory_is_sampled_where_it_is_watched_now(bench: Bench) -> None:
+    """It begins and ends with the target."""
+    workers = FakeWorkers([])
+    one = FakeCanary("one")
+    bench.start(one)
+    bench.watch(one, other := FakeCanary("other"), workers=workers)
+    bench.schedules[0].follow()
+    wait_until(lambda: workers.calls >= 2, "sampled")
+    assert {target for target, _ in bench.results.memory} == {"other"}
+    bench.watch(one)
+    bench.schedules[0].follow()
+    wait_for_calls(one, 2)
+    sampled = workers.calls
+    wait_for_calls(one, 5)
+    assert workers.calls == sampled
+    assert other.calls
+
+
 # --- the clock --------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +483,18 @@ def test_clock_that_is_set_stops_no_canary(bench: Bench, hours: int) -> None:
         assert first.calls == second.calls == []
     bench.set_by_s = 0.0
     wait_until(lambda: bench.results.of("first") >= 5 and bench.results.of("second") >= 5, "five bursts of each")
+
+
+@pytest.mark.parametrize("hours", [-1, 1], ids=["back", "forward"])
+def test_clock_that_is_set_makes_nobody_late(bench: Bench, hours: int) -> None:
+    """Lateness is what a monotonic clock says; a step of the wall clock is nobody's."""
+    bench.set_by_s = -hours * 3600.0
+    canary = FakeCanary("well")
+    bench.start(canary)
+    bench.set_by_s = 0.0
+    wait_until(lambda: bench.results.of("well") >= 5, "five bursts")
+    assert max(bench.results.late) < 60.0
+    assert bench.schedules[0].note() is None or "started late" not in str(bench.schedules[0].note())
 
 
 @given(st.integers(-(10**6), 10**6), st.integers(1, 3600), st.integers(-(10**6), 10**6))

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import html
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from functools import cached_property
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -17,67 +13,21 @@ import pytest
 from builders import NOW, make_baseline, make_burst, make_incident
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import TypeAdapter
+from site_stage import Site, fill, make_config, make_episode, make_verdict, opened_site
 from sqlalchemy import event
-from starlette.applications import Starlette
+from starlette.routing import Route
 
-from alerts import delivery_store, recycle_store
+from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import Outcome as RecycleOutcome
-from alerts.episode import State as RecycleState
-from alerts.episode import Trigger
 from alerts.incident import State
-from alerts.message import trial_message
-from alerts.notifiers.delivery import Route
-from alerts.recycle_store import Episode
 from baselines import store
-from baselines.database import Database, open_database
-from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from baselines.database import Database
+from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.messages import MemorySample, Outcome
-from watchdog.bootstrap import build_metrics, build_notifier, build_transport
-from watchdog.config import Config, parse_config
-from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.web.api import COLLECTIONS
-from watchdog.web.app import Liveness, create_app
 
-WATCHED = {"process": {"port": 1}}
 HOSTILE = "</td><script>alert('x')</script>&amp;"
-
-
-def make_config(chat: Mapping[str, object] = WATCHED, **web: object) -> Config:
-    canary = {"url": "http://127.0.0.1:1/"}
-    targets = [{"name": "chat", "canary": [canary], **chat}, {"name": "other", "canary": [canary]}]
-    notifier = {"name": "events", "kind": "webhook", "url": "http://127.0.0.1:1/key"}
-    return parse_config({"web": web, "target": targets, "notifier": [notifier]})
-
-
-@dataclass
-class Site:
-    """The application as it answers; `problems` and `draining` are what the daemon would say."""
-
-    database: Database
-    config: Config
-    problems: tuple[str, ...] = ()
-    draining: frozenset[str] = frozenset()
-
-    @cached_property
-    def app(self) -> Starlette:
-        return create_app(
-            self.database,
-            self.config,
-            build_metrics(self.config).registry,
-            now=lambda: NOW,
-            liveness=lambda: Liveness(problems=self.problems),
-            draining=lambda: self.draining,
-        )
-
-    def ask(self, path: str, *, method: str = "GET", host: str = "127.0.0.1:9477") -> httpx.Response:
-        async def send() -> httpx.Response:
-            async with httpx.AsyncClient(
-                transport=httpx.ASGITransport(app=self.app), base_url=f"http://{host}"
-            ) as client:
-                return await client.request(method, path)
-
-        return asyncio.run(send())
 
 
 @pytest.fixture
@@ -89,66 +39,16 @@ def site(database: Database) -> Site:
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """The same, for tests that only look."""
-    yield from _made(tmp_path_factory.mktemp("empty"))
+    with opened_site(tmp_path_factory.mktemp("empty")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Something of everything, for tests that only look."""
-    for made in _made(tmp_path_factory.mktemp("full")):
+    with opened_site(tmp_path_factory.mktemp("full")) as made:
         fill(made.database, made.config)
         yield made
-
-
-def _made(folder: Path) -> Iterator[Site]:
-    database = open_database(f"sqlite:///{folder}/watchdog.db")
-    bring_up_to_date(database)
-    yield Site(database, make_config())
-    database.close()
-
-
-def make_verdict(check: Check, status: Status, **about: Any) -> Verdict:
-    values = {"target": "chat", "subject": "default", "at": NOW - 30, "reason": Reason.REGRESSED, "evidence": {}}
-    return Verdict(**values | about, check=check, status=status)
-
-
-def make_episode(**about: Any) -> Episode:
-    values = {
-        "id": "recycle-1",
-        "target": "chat",
-        "trigger": Trigger.INCIDENT,
-        "reason": "leaking",
-        "requested_at": NOW - 50,
-        "updated_at": NOW - 40,
-        "state": RecycleState.COOLDOWN,
-        "outcome": RecycleOutcome.VERIFIED,
-        "acted_at": NOW - 49,
-        "ended_at": NOW - 40,
-    }
-    return Episode(**values | about)
-
-
-def fill(database: Database, config: Config) -> None:
-    """Some of everything, about `chat` alone."""
-    transport = build_transport()
-    route = Route(notifier=build_notifier(config.notifier[0], transport))
-    message = replace(trial_message("events", now=NOW), target="chat", incident_id="i1")
-    with database.write() as connection:
-        store.add_burst(connection, make_burst(at=NOW - 30))
-        sample = MemorySample(
-            target="chat", slot=0, life="77@5", at=NOW - 20, host_anon_bytes=5_000_000, capacity_bytes=8 * 10**9
-        )
-        store.add_memory(connection, [sample])
-        baseline = store.save_baseline(connection, make_baseline(label="v1", provenance={"torch": "2.13"}))
-        store.promote(connection, baseline, at=NOW, by="ann", why="first")
-        evidence = {"ratio": 1.3, "ratio_low": float("nan"), "samples": 60, "outcome": None, "worst": "aten::mm"}
-        store.save_verdict(connection, make_verdict(Check.LATENCY, Status.WORSE, evidence=evidence, since=NOW - 90))
-        alert_store.save_incident(connection, make_incident(check=Check.LATENCY, reason=Reason.REGRESSED))
-        recycle_store.save_episode(connection, make_episode(incident_id="i1"))
-        delivery_store.enqueue_deliveries(connection, message, [route], now=NOW)
-        by_hand = replace(message, id="recycle-1-recycle-7", incident_id=None)
-        delivery_store.enqueue_deliveries(connection, by_hand, [route], now=NOW)
-    transport.close()
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -236,14 +136,17 @@ def test_verdicts_about_workers_count_while_they_are_watched(site: Site) -> None
 def test_healthz_is_200_while_nothing_is_wrong(empty: Site) -> None:
     """The daemon is alive."""
     answer = empty.ask("/healthz")
-    assert (answer.status_code, answer.json()) == (200, {"alive": True, "problems": []})
+    assert (answer.status_code, answer.json()) == (200, {"alive": True, "problems": [], "notes": []})
 
 
 def test_healthz_is_503_with_the_problems(site: Site) -> None:
     """What is wrong with the watchdog itself, in words."""
     site.problems = ("the database cannot be written: disk full",)
     answer = site.ask("/healthz")
-    assert (answer.status_code, answer.json()) == (503, {"alive": False, "problems": list(site.problems)})
+    assert (answer.status_code, answer.json()) == (
+        503,
+        {"alive": False, "problems": list(site.problems), "notes": []},
+    )
 
 
 def test_readyz_is_200_when_the_database_answers(empty: Site) -> None:
@@ -361,8 +264,8 @@ def test_readiness_asks_about_one_target_only(site: Site) -> None:
     event.listen(site.database.fast, "before_cursor_execute", lambda *about: asked.append(about[2]))
     assert site.ask("/readyz/chat").status_code == 200
     assert site.ask("/readyz").status_code == 200
-    for table in ("verdicts", "memory_samples", "samples", "baselines"):
-        assert not [statement for statement in asked if f"FROM {table}" in statement]
+    for what in ("FROM verdicts", "FROM memory_samples", "FROM baselines", "bursts.samples"):
+        assert not [statement for statement in asked if what in statement]
     assert len(asked) < 10
 
 
@@ -463,12 +366,29 @@ def test_collection_is_what_the_openapi_document_says(name: str, kind: str, requ
 
 
 def test_openapi_document_names_every_collection(empty: Site) -> None:
-    """Each path of the API, and no other, with a parameter to choose a target."""
+    """Each collection has its path, with a parameter to choose a target."""
     document = empty.ask("/api/v1/openapi.json").json()
     assert document["openapi"].startswith("3.1")
-    assert set(document["paths"]) == {f"/api/v1/{name}" for name in COLLECTIONS}
-    for path in document["paths"].values():
-        assert [p["name"] for p in path["get"]["parameters"]] == ["target"]
+    for name in COLLECTIONS:
+        assert [p["name"] for p in document["paths"][f"/api/v1/{name}"]["get"]["parameters"]] == ["target"]
+
+
+def test_openapi_document_names_every_path_of_the_api(empty: Site) -> None:
+    """And no other, with every method that it takes."""
+    described = {
+        (path, method.upper())
+        for path, item in empty.ask("/api/v1/openapi.json").json()["paths"].items()
+        for method in item
+        if method != "parameters"
+    }
+    served = {
+        (route.path, method)
+        for route in empty.app.routes
+        if isinstance(route, Route) and route.path.startswith("/api/") and route.methods
+        for method in route.methods - {"HEAD"}
+    }
+    assert served - described == {("/api/v1/openapi.json", "GET")}
+    assert described <= served
 
 
 @pytest.mark.parametrize("name", COLLECTIONS)

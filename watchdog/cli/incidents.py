@@ -14,6 +14,7 @@ from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.delivery_store import list_deliveries
 from alerts.incident import IllegalSignal, Incident
+from watchdog import oncall
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, Json, Refused, clock, opened, out, print_json
 from watchdog.web.page import duration
 
@@ -108,13 +109,13 @@ def show(incident_id: IncidentId, config: ConfigPath = DEFAULT_CONFIG, json: Jso
 
 def ack(incident_id: IncidentId, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:
     """Say that you are on it: no more reminders until it gets worse or comes back."""
-    with opened(config) as (_, database), database.write(durable=True) as connection:
+    with opened(config) as (_, database):
         try:
-            incident = alert_store.ack_incident(connection, incident_id, by=getpass.getuser(), now=time.time())
+            incident = oncall.acknowledge(database, incident_id, by=getpass.getuser(), now=time.time())
+        except oncall.NotThere as error:
+            raise Refused(f"{error}; see: watchdog incidents") from error
         except IllegalSignal as error:
             raise Refused(str(error)) from error
-    if incident is None:
-        raise Refused(f"there is no incident {incident_id!r}; see: watchdog incidents")
     if json:
         print_json(incident, Incident)
     else:

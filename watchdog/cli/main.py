@@ -9,7 +9,7 @@ import typer
 from sqlalchemy.exc import DatabaseError as SqlError
 
 from baselines.database import DatabaseError
-from watchdog.cli import baseline, canary, demo, incidents, notify, recycle, replay, run, setup, show, silence
+from watchdog.cli import baseline, canary, demo, history, incidents, notify, recycle, replay, run, setup, show, silence
 from watchdog.cli.session import ExitCode, Refused, err, out
 from watchdog.config import ConfigError
 from watchdog.metrics import package_version
@@ -39,7 +39,7 @@ def _root(
 ) -> None: ...
 
 
-for group in (demo, run, setup, baseline, canary, show, incidents, silence, replay, recycle, notify):
+for group in (demo, run, setup, baseline, canary, show, history, incidents, silence, replay, recycle, notify):
     group.register(app)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Annotated
+from functools import partial
+from typing import Annotated, NoReturn
 
 import typer
 
-from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, opened
+from baselines.database import DatabaseError
+from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, err, opened
+from watchdog.config import LogSection, load_config
 from watchdog.daemon import Daemon
 from watchdog.logs import set_up_logging
 
@@ -21,12 +24,27 @@ def run(
     config: ConfigPath = DEFAULT_CONFIG,
     json: Annotated[bool, typer.Option("--json", help="Log JSON lines, whatever the configuration says.")] = False,
 ) -> None:
-    """Watch the targets until SIGTERM."""
-    with opened(config, create=True) as (parsed, database):
-        set_up_logging(format="json" if json else parsed.log.format, level=parsed.log.level)
-        Daemon(parsed, database).run()
-    # The interpreter would now wait for probes that hang, which may be for ever (a wedged GPU driver). All that counts
-    # is on disk, and whoever sent SIGTERM has a deadline too.
+    """Watch the targets until SIGTERM. SIGHUP reads the configuration again."""
+
+    def use_log(section: LogSection) -> None:
+        set_up_logging(format="json" if json else section.format, level=section.level)
+
+    with opened(config, create=True, keep_aside=True) as (parsed, database):
+        use_log(parsed.log)
+        daemon = Daemon(parsed, database, load=partial(load_config, config), use_log=use_log)
+        try:
+            daemon.run()
+        except DatabaseError as error:
+            err.print(f"watchdog: {error}", markup=False)
+            _end(ExitCode.USAGE)
+    _end(ExitCode.FINE)
+
+
+def _end(code: ExitCode) -> NoReturn:
+    """At once. The interpreter would now wait for probes that hang, which may be for ever (a wedged GPU driver).
+
+    All that counts is on disk, and whoever sent SIGTERM has a deadline too.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(ExitCode.FINE)
+    os._exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 import time
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from typing import Annotated, Any
 import typer
 from pydantic import TypeAdapter
 from rich.console import Console
+from sqlalchemy.exc import DatabaseError as SqlError
 
-from baselines.database import Database, open_database, path_of
+from baselines.condition import Condition, examine, is_corrupt, last_set_aside, set_aside
+from baselines.database import Database, DatabaseError, open_database, path_of
 from watchdog.config import Config, TargetSection, load_config
-from watchdog.migrations.migrate import bring_up_to_date
+from watchdog.migrations.migrate import HEAD, bring_up_to_date
 from watchdog.spelling import parse_duration
+from watchdog.turns import Occupied, daemon_lock, hold
 
 
 class ExitCode(IntEnum):
@@ -70,23 +74,70 @@ def read_duration(option: str, text: str) -> float:
 
 
 @contextmanager
-def opened(path: Path, *, create: bool = False) -> Iterator[tuple[Config, Database]]:
+def opened(path: Path, *, create: bool = False, keep_aside: bool = False) -> Iterator[tuple[Config, Database]]:
     """The configuration and its database, brought up to date; closed at the end.
 
     create: make the database if there is none. A command that only looks must not: the real one is then elsewhere.
+    keep_aside: of the daemon alone: set a corrupt file aside and go on with a new one. Any other command refuses it.
+    Says on standard error as long as a file that was set aside lies there.
     """
     config = load_config(path)
     where = path_of(config.store.url)
-    if not create and where.parent.is_dir() and not where.exists():
-        raise Refused(
-            f"there is no database {where.absolute()}: nothing ran here yet, or store.url is relative to another folder"
-        )
+    if keep_aside:
+        _keep_aside(where)
+    elif where.parent.is_dir():
+        _refuse_what_is_lost(where, create=create)
+        if (kept := last_set_aside(where)) is not None:
+            err.print(f"watchdog: {kept.note}", markup=False)
     database = open_database(config.store.url)
     try:
         bring_up_to_date(database)
         yield config, database
+    except SqlError as error:
+        if not is_corrupt(error.orig):
+            raise
+        raise DatabaseError(f"{where.absolute()} is corrupt ({error.orig}); {ONLY_THE_DAEMON}") from error
     finally:
         database.close()
+
+
+ONLY_THE_DAEMON = (
+    "it was left as it is. `watchdog run` keeps such a file aside and begins a new one; or put a backup in its place "
+    "while no daemon runs"
+)
+
+
+def _refuse_what_is_lost(where: Path, *, create: bool) -> None:
+    """Raises Refused for a database that is not there, or is empty where there was one."""
+    size = where.stat().st_size if where.exists() else None
+    if size is None and not create:
+        raise Refused(
+            f"there is no database {where.absolute()}: nothing ran here yet, or store.url is relative to another folder"
+        )
+    if size == 0 and (not create or _is_lost(where)):
+        raise Refused(f"{where.absolute()} is empty; {ONLY_THE_DAEMON}")
+
+
+def _keep_aside(where: Path) -> None:
+    """Set a corrupt database aside, unless a daemon is running on it: that one notices by itself.
+
+    Looked at again under the daemon's lock, for another daemon may just have done it. Raises DatabaseError.
+    """
+    try:
+        if _is_lost(where):
+            with hold(daemon_lock(where), wait_s=0.0, monotonic=time.monotonic, sleep=time.sleep):
+                if _is_lost(where):
+                    set_aside(where, now=time.time())
+    except Occupied:
+        return
+    except (OSError, sqlite3.Error) as error:
+        raise DatabaseError(f"{where.absolute()} cannot be examined, or set aside: {error}") from error
+
+
+def _is_lost(where: Path) -> bool:
+    """Whether it is corrupt and ours. What a newer version wrote is not ours to move."""
+    found = examine(where, served=daemon_lock(where).exists())
+    return found.condition is Condition.CORRUPT and (found.revision or HEAD) <= HEAD
 
 
 def pick(config: Config, names: list[str] | None) -> list[TargetSection]:

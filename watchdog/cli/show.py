@@ -1,4 +1,4 @@
-"""`watchdog status`, `history`, `headroom`, `profile`, `verify`: looking, without changing anything."""
+"""`watchdog status`, `headroom`, `profile`, `verify`: looking, without changing anything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import typer
 
 from baselines import store
 from baselines.leak import judge_memory
-from baselines.verdict import Status, Verdict
+from baselines.verdict import Status
 from probes.canary.burst import CanaryPlan
 from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
@@ -30,7 +30,6 @@ from watchdog.cli.session import (
     opened,
     out,
     print_json,
-    read_duration,
 )
 from watchdog.status import TargetStatus, read_targets
 from watchdog.turns import is_held
@@ -42,7 +41,7 @@ SHOWN_OPS = 15
 
 
 def register(app: typer.Typer) -> None:
-    for command in (status, history, headroom, profile, verify):
+    for command in (status, headroom, profile, verify):
         app.command()(command)
 
 
@@ -94,27 +93,6 @@ def _print_status(target: TargetStatus) -> None:
         out.print(f"    incident {i.id}: {i.level} {i.check} {i.reason}, since {clock(i.since)}", markup=False)
     if target.breaker_open:
         out.print(f"    the recycle breaker is OPEN: watchdog recycle {target.name} --reset", markup=False)
-
-
-def history(
-    target: TargetName,
-    config: ConfigPath = DEFAULT_CONFIG,
-    since: Annotated[str, typer.Option(help="How far back, for example 30d.")] = "7d",
-    json: Json = False,
-) -> None:
-    """Changes of verdict of TARGET, newest first."""
-    with opened(config) as (parsed, database), database.read() as connection:
-        parsed.find(target)
-        found = store.verdict_history(connection, target, since=time.time() - read_duration("--since", since))
-    if json:
-        print_json(found, list[Verdict])
-        return
-    if not found:
-        out.print(f"nothing in the last {since}")
-    for v in found:
-        out.print(f"{clock(v.at)}  ", end="")
-        out.print(f"[{STYLES[v.status]}]{v.status:<8}[/]", end="")
-        out.print(f"{v.check:<13}{v.subject:<12}{v.reason}, cause {v.cause}, level {v.level}", markup=False)
 
 
 def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json = False) -> None:

@@ -8,9 +8,9 @@ from typing import Annotated
 
 import typer
 
-from alerts import store as alert_store
-from alerts.store import EVERYTHING, Silence
+from alerts.store import Silence
 from baselines.verdict import Check
+from watchdog import oncall
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -45,25 +45,23 @@ def silence(
     if until <= now:
         raise Refused(f"--for must be longer than nothing (given: {length!r})")
     with opened(config, create=True) as (parsed, database):
-        with database.write(durable=True) as connection:
-            if end is not None and not alert_store.end_silence(connection, end, now=now):
-                raise Refused(f"no silence {end} holds now; see: watchdog silence")
-            if target is not None:
-                if target != EVERYTHING:
-                    parsed.find(target)
-                alert_store.add_silence(
-                    connection,
-                    Silence(
-                        target=target,
-                        check=check or EVERYTHING,
-                        from_at=now,
-                        until_at=until,
-                        by=getpass.getuser(),
-                        why=why,
-                    ),
-                )
-        with database.read() as connection:
-            found = alert_store.list_silences(connection, now=now)
+        if end is not None:
+            try:
+                oncall.end_silence(database, end, now=now)
+            except oncall.NotThere as error:
+                raise Refused(f"{error}; see: watchdog silence") from error
+        if target is not None:
+            oncall.add_silence(
+                database,
+                parsed,
+                target=target,
+                check=check,
+                length_s=until - now,
+                why=why,
+                by=getpass.getuser(),
+                now=now,
+            )
+        found = oncall.list_silences(database, now=now)
     if json:
         print_json(found, list[Silence])
         return
