@@ -21,10 +21,11 @@ ABOUT = {
     "effect": "what canaries cost the server",
     "store": "a year of history",
     "crash": "kill -9 at random moments",
+    "fuzz": "hostile bytes for whatever reads them",
 }
 """In the order in which they run: those that measure the daemon's own time come first."""
 
-MORE = {"scale": ["--picture", str(RESULTS / "scale.svg")]}
+MORE = {"scale": ["--picture", str(RESULTS / "scale.svg")], "fuzz": ["--seconds", "30"]}
 
 
 def measure(name: str) -> int:

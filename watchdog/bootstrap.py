@@ -45,6 +45,7 @@ from watchdog.config import (
     TorchCanarySection,
 )
 from watchdog.metrics import Metrics
+from watchdog.spelling import secret_variables
 from watchdog.target import Policies, Target
 
 
@@ -70,8 +71,11 @@ class Shared:
 
 def build_targets(config: Config, database: Database) -> dict[str, Target]:
     """The targets by name, in the order of the configuration. Raises ConfigError for a file that cannot be read."""
-    shared, peers = Shared(database=database), peers_of(config)
-    return {t.name: build_target(t, shared, peers=peers[t.name], inputs=read_inputs(t)) for t in config.target}
+    shared, peers, withheld = Shared(database=database), peers_of(config), secret_variables(config)
+    return {
+        t.name: build_target(t, shared, peers=peers[t.name], inputs=read_inputs(t), withheld=withheld)
+        for t in config.target
+    }
 
 
 def peers_of(config: Config) -> dict[str, frozenset[str]]:
@@ -103,9 +107,12 @@ def build_target(
     *,
     peers: frozenset[str],
     inputs: Mapping[str, bytes],
+    withheld: frozenset[str] = frozenset(),
     replaces: Target | None = None,
 ) -> Target:
-    """One target. inputs: see `read_inputs`. replaces: the object that stood for it until now."""
+    """One target. inputs: see `read_inputs`. withheld: variables that its child processes do not get.
+
+    replaces: the object that stood for it until now."""
     gpu = shared.gpu() if section.device != "cpu" else None
     workers = None
     if section.process is not None:
@@ -117,7 +124,10 @@ def build_target(
         mode=section.mode,
         device=section.device,
         auto_baseline=section.auto_baseline,
-        canaries={c.name: _build_canary(section, c, workers, shared, inputs.get(c.name)) for c in section.canary},
+        canaries={
+            c.name: _build_canary(section, c, workers, shared, file_input=inputs.get(c.name), withheld=withheld)
+            for c in section.canary
+        },
         expectations={c.name: _expectation(c) for c in section.canary},
         policies=policies_of(section),
         database=shared.database,
@@ -129,7 +139,7 @@ def build_target(
         gpu=gpu,
         group=section.group,
         peers=peers,
-        recycler=_build_recycler(section.name, recycle) if recycle else None,
+        recycler=_build_recycler(section.name, recycle, withheld) if recycle else None,
         drain_s=recycle.drain if recycle else 0.0,
         ready_timeout_s=recycle.ready_timeout if recycle else 600.0,
         verify_bursts=recycle.verify_bursts if recycle else 3,
@@ -143,7 +153,9 @@ def _build_canary(
     section: HttpCanarySection | TorchCanarySection,
     workers: WorkerWatch | None,
     shared: Shared,
+    *,
     file_input: bytes | None,
+    withheld: frozenset[str],
 ) -> Canary:
     plan = CanaryPlan(
         interval_s=section.interval,
@@ -165,6 +177,7 @@ def _build_canary(
             weights=section.weights,
             device=target.device,
             load_timeout_s=section.load_timeout,
+            withheld=withheld,
         )
     body, content_type = None, None
     if section.json_ is not None:
@@ -196,11 +209,11 @@ def _expectation(section: HttpCanarySection | TorchCanarySection) -> Expectation
     return Expectation(**expect | {"shape": None if expect["shape"] is None else tuple(expect["shape"])})
 
 
-def _build_recycler(target: str, section: RecycleSection) -> Recycler:
+def _build_recycler(target: str, section: RecycleSection, withheld: frozenset[str]) -> Recycler:
     """A new kind of recycler is a file in `alerts.recyclers` and a branch here."""
     if section.kind == "command":
         assert section.command is not None  # the configuration's own rule
-        return CommandRecycler(target=target, argv=section.command, timeout_s=section.timeout)
+        return CommandRecycler(target=target, argv=section.command, timeout_s=section.timeout, withheld=withheld)
     return ProcessRecycler(
         grace_s=section.grace,
         allow_kill=section.allow_kill,

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from baselines.database import DatabaseError, path_of
+from probes.printable import one_line
 from watchdog.mistakes import broken_rules, describe
 from watchdog.spelling import Address, Duration, Header, Length, Listen, Name, Secret, Share, Size, Url
 
@@ -220,8 +221,10 @@ def load_config(path: Path) -> Config:
             raw = tomllib.load(file)
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError([f"{path}: not TOML: {error}"]) from error
+    except RecursionError as error:
+        raise ConfigError([f"{path}: nested too deeply"]) from error
+    except ValueError as error:  # not TOML, not UTF-8, a number of thousands of digits; or no name of a file
+        raise ConfigError([one_line(f"{path}: not TOML: {error}")]) from error
     return parse_config(raw)
 
 

@@ -10,6 +10,7 @@ from alerts.notifiers.delivery import Route
 from baselines.database import path_of
 from watchdog.bootstrap import Shared, build_route, build_target, peers_of, read_inputs
 from watchdog.config import Config, ConfigError, NotifierSection
+from watchdog.spelling import secret_variables
 from watchdog.target import Target
 from watchdog.watch import Inputs, Watch
 
@@ -61,6 +62,7 @@ def _build_targets(
     before: Watch | None,
 ) -> dict[str, Target]:
     sections = {t.name: t for t in before.config.target} if before is not None else {}
+    withheld = secret_variables(config)
     targets = {}
     for section in config.target:
         name = section.name
@@ -68,7 +70,9 @@ def _build_targets(
         if old is not None and before is not None and sections[name] == section and before.inputs[name] == inputs[name]:
             targets[name] = old
         else:
-            targets[name] = build_target(section, shared, peers=peers[name], inputs=inputs[name], replaces=old)
+            targets[name] = build_target(
+                section, shared, peers=peers[name], inputs=inputs[name], withheld=withheld, replaces=old
+            )
     return targets
 
 

@@ -13,6 +13,7 @@ from tempfile import TemporaryFile
 
 from alerts.recyclers import Acted
 from probes.messages import Life
+from probes.printable import one_line
 
 KILL_GRACE_S = 5.0
 TAIL_BYTES = 400
@@ -27,17 +28,21 @@ class CommandRecycler:
 
     one_by_one = False  # what the command restarts is its own choice
 
-    def __init__(self, *, target: str, argv: Sequence[str], timeout_s: float) -> None:
+    def __init__(
+        self, *, target: str, argv: Sequence[str], timeout_s: float, withheld: frozenset[str] = frozenset()
+    ) -> None:
+        """withheld: variables of our environment that the command does not get: those that hold our secrets."""
         self._target = target
         self._argv = list(argv)
         self._timeout_s = timeout_s
+        self._withheld = withheld
 
     def plan(self, lives: Sequence[Life]) -> list[str]:
         pids = " ".join(str(life.pid) for life in lives)
         return [f"run {self._argv} with WATCHDOG_PIDS={pids!r}, at most {self._timeout_s:g} s"]
 
     def act(self, lives: Sequence[Life]) -> Acted:
-        environment = os.environ | {
+        environment = {name: value for name, value in os.environ.items() if name not in self._withheld} | {
             "WATCHDOG_TARGET": self._target,
             "WATCHDOG_PIDS": " ".join(str(life.pid) for life in lives),
         }
@@ -62,7 +67,7 @@ class CommandRecycler:
             output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL_BYTES))
             tail = output.read().decode(errors="replace").strip()
         if status != 0:
-            return Acted(done=False, detail=f"{self._argv[0]} exited {status}: {tail or 'no output'}")
+            return Acted(done=False, detail=one_line(f"{self._argv[0]} exited {status}: {tail or 'no output'}"))
         return Acted(done=True, detail=f"{self._argv[0]} exited 0")
 
     def _bounded(self) -> list[str]:

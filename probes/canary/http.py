@@ -13,7 +13,7 @@ import httpx
 
 from probes.canary.burst import CanaryPlan, affordable_size, hash_input
 from probes.canary.exchange import Connection, Exchange, Question
-from probes.canary.provenance import read_life, read_provenance
+from probes.canary.provenance import read_life, read_provenance, secret_words
 from probes.expectation import Expectation, check_body
 from probes.messages import Burst, Family, Identity, Life, Outcome, Output, Sample, outcome_of_status
 from probes.process import WorkerWatch, cpu_seconds, generation_of, peer_life
@@ -69,6 +69,8 @@ class HttpCanary:
         self._identity = Identity(input_hash=hash_input(method.encode(), httpx.URL(url).raw_path, body or b""))
         self._workers = workers
         self._version_header = version_header.lower()
+        queries = [httpx.URL(each).query.decode("ascii", "replace") for each in (url, control_url) if each is not None]
+        self._hidden = secret_words([*headers.values(), *queries])
         if ssl_context is None and any(u is not None and u.startswith("https:") for u in (url, control_url)):
             ssl_context = ssl.create_default_context()  # once: it takes tens of milliseconds
         self._ssl_context = ssl_context
@@ -150,7 +152,7 @@ class HttpCanary:
     def _judge(self, exchange: Exchange, run: _Run) -> tuple[Outcome, str]:
         if exchange.failure is not None or exchange.status is None:
             return exchange.failure or (Outcome.PROTOCOL_ERROR, "no status")
-        run.provenance = read_provenance(exchange.headers, version_header=self._version_header)
+        run.provenance = read_provenance(exchange.headers, version_header=self._version_header, hidden=self._hidden)
         if exchange.status != self._expectation.status:
             return outcome_of_status(exchange.status), f"status {exchange.status}, expected {self._expectation.status}"
         outcome, detail, output = check_body(exchange.body, self._expectation, run.golden)

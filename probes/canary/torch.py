@@ -36,6 +36,7 @@ class TorchCanary:
         relative to `folder`. weights: a state dict for the factory's module.
     python: the interpreter to run it with; None is this one. device: cpu, cuda or auto.
     input_spec: see `watchdog_agent.tensors.build_inputs`.
+    withheld: variables of our environment that the worker does not get.
     load_timeout_s: from the start of the worker until the model has made its first, discarded calls.
 
     The last answer of a burst is checked and stands for all of them: same input, same weights.
@@ -58,6 +59,7 @@ class TorchCanary:
         device: str = "auto",
         folder: Path | None = None,
         load_timeout_s: float = 300.0,
+        withheld: frozenset[str] = frozenset(),
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -75,6 +77,7 @@ class TorchCanary:
         wire.encode(self._load, limit=wire.MAX_REQUEST_BYTES)  # so that what cannot be sent fails here
         self._python = python or sys.executable
         self._load_timeout_s = load_timeout_s
+        self._withheld = withheld
         self._now = now
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -176,7 +179,7 @@ class TorchCanary:
             self._worker.close()
             if not self._worker.ended:
                 raise WorkerError(Outcome.WORKER_CRASHED, f"the last worker, {self._worker.pid}, survived SIGKILL")
-        self._worker = worker = WorkerProcess(python=self._python, monotonic=self._monotonic)
+        self._worker = worker = WorkerProcess(python=self._python, monotonic=self._monotonic, withheld=self._withheld)
         try:
             worker.send(self._load)
             self._loaded = worker.receive(wire.Loaded, timeout_s=deadline - self._monotonic())

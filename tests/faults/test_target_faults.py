@@ -20,7 +20,7 @@ from fault_stage import FaultStage
 pytestmark = pytest.mark.slow
 
 MIB = 2**20
-MAX_GROWTH_BYTES = 64 * MIB  # an answer is read up to 16 MiB; a few at once, and what the allocator keeps of them
+MAX_GROWTH_BYTES = 64 * MIB  # an answer is read up to 8 MiB; a few at once, and what the allocator keeps of them
 
 # name: (how it goes wrong, the outcome, what the evidence says)
 FAULTS = {

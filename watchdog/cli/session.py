@@ -19,6 +19,7 @@ from sqlalchemy.exc import DatabaseError as SqlError
 
 from baselines.condition import Condition, examine, is_corrupt, last_set_aside, set_aside
 from baselines.database import Database, DatabaseError, open_database, path_of
+from probes.printable import plain
 from watchdog.config import Config, TargetSection, load_config
 from watchdog.migrations.migrate import HEAD, bring_up_to_date
 from watchdog.spelling import parse_duration
@@ -48,6 +49,10 @@ DEFAULT_CONFIG = Path("config.toml")
 
 
 class _Console(Console):
+    def print(self, *objects: Any, **options: Any) -> None:
+        """What others wrote is shown and not obeyed: a code for the terminal could hide what else is said."""
+        super().print(*(plain(each) if isinstance(each, str) else each for each in objects), **options)
+
     def on_broken_pipe(self) -> None:
         """The reader (head, less) has seen enough: go on in silence, for the exit code still counts."""
         self.quiet = True

@@ -80,7 +80,11 @@ def _look(config: Config) -> list[Row]:
             rows.append({"what": f"{target.name}/{name}", "ok": answer.outcome.family is Family.GOOD, "detail": detail})
             if isinstance(canary, HttpCanarySection) and canary.control_url is not None:
                 took = answer.control_s
-                said = f"no good answer from {canary.control_url}" if took is None else f"good, {took * 1000:.1f} ms"
+                said = (
+                    f"no good answer from {httpx.URL(canary.control_url).copy_with(query=None)}"
+                    if took is None
+                    else f"good, {took * 1000:.1f} ms"
+                )
                 rows.append({"what": f"{target.name}/{name} control", "ok": took is not None, "detail": said})
         lives = target.lives()
         if lives is not None:
