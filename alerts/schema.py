@@ -31,7 +31,7 @@ incidents = Table(
     Column("life", String),
     Column("acked_by", String),
     Column("evidence", JSON, nullable=False),
-    Index("ix_incidents_target_check_subject", "target", "check", "subject"),
+    Index("ix_incidents_target_check_subject_opened_at", "target", "check", "subject", "opened_at"),
     Index("ix_incidents_state", "state"),
 )
 

@@ -12,9 +12,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.utils import floatToGoString
 
+CREATED = "_created"
+
 
 def render(registry: CollectorRegistry) -> bytes:
-    """Every sample of the registry's metrics, in the order of their registration."""
+    """Every sample of the registry's metrics, in the order of their registration; without the library's `_created`."""
     lines: list[str] = []
     for metric in list(registry._collector_to_names):  # noqa: SLF001  (the library has no other way to its metrics)
         assert isinstance(metric, MetricWrapperBase)  # we register no collectors of our own
@@ -28,7 +30,7 @@ def render(registry: CollectorRegistry) -> bytes:
 def _samples(metric: MetricWrapperBase) -> Iterator[str]:
     name, names = metric._name, metric._labelnames  # noqa: SLF001  (as above)
     if not names:
-        for sample in (s for family in metric.collect() for s in family.samples):
+        for sample in (s for family in metric.collect() for s in family.samples if not s.name.endswith(CREATED)):
             labels = ",".join([_label(*label) for label in sample.labels.items()])
             yield _line(sample.name, labels, sample.value)
         return
@@ -42,8 +44,9 @@ def _samples(metric: MetricWrapperBase) -> Iterator[str]:
     for values, child in children:
         labels = ",".join([write(label) for label in zip(names, values, strict=True)])
         for suffix, more, value, *_ in child._child_samples():  # noqa: SLF001  (as above)
-            bound = "".join([f",{write(label)}" for label in more.items()])
-            yield _line(name + suffix, labels + bound, value)
+            if suffix != CREATED:
+                bound = "".join([f",{write(label)}" for label in more.items()])
+                yield _line(name + suffix, labels + bound, value)
 
 
 def _label(name: str, value: str) -> str:

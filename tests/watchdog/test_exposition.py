@@ -20,7 +20,7 @@ def parse(text: bytes) -> Families:
             [(s.name, frozenset(s.labels.items()), s.value) for s in family.samples],
         )
         for family in text_string_to_metric_families(text.decode())
-        if not family.name.endswith("_created")  # the daemon has the library leave them out
+        if not family.name.endswith("_created")  # what ours leaves out
     }
 
 

@@ -105,7 +105,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_incidents_state", "incidents", ["state"], unique=False)
-    op.create_index("ix_incidents_target_check_subject", "incidents", ["target", "check", "subject"], unique=False)
+    op.create_index(
+        "ix_incidents_target_check_subject_opened_at",
+        "incidents",
+        ["target", "check", "subject", "opened_at"],
+        unique=False,
+    )
     op.create_table(
         "lives",
         sa.Column("target", sa.String(), nullable=False),
