@@ -17,11 +17,12 @@ from pathlib import Path
 
 import httpx
 
+from alerts.notifiers.transport import SharedTransport
 from baselines.database import open_database
 from benchmarks.footprint import TARGETS
 from probes.messages import Burst, Identity, Life, MemorySample, Outcome, Output, Sample
 from probes.taint import run_queue_delay_s
-from watchdog.bootstrap import Shared, build_metrics, build_transport, new_episode_id, retention_of
+from watchdog.bootstrap import Shared, build_metrics, new_episode_id, retention_of
 from watchdog.config import parse_config
 from watchdog.effects import Effects
 from watchdog.health import Health
@@ -90,7 +91,7 @@ class Week:
         self.database = open_database(url)
         bring_up_to_date(self.database)
         shared = Shared(database=self.database, sleep=time.sleep, own_delay_s=run_queue_delay_s)
-        self.current = Current(build_watch(self.config, shared, build_transport()))
+        self.current = Current(build_watch(self.config, shared, SharedTransport()))
         metrics = build_metrics(self.config)
         effects = Effects(
             self.current.targets,

@@ -21,12 +21,13 @@ from alerts.episode import State as RecycleState
 from alerts.episode import Trigger
 from alerts.message import trial_message
 from alerts.notifiers.delivery import Route
+from alerts.notifiers.transport import SharedTransport
 from alerts.recycle_store import Episode
 from baselines import store
 from baselines.database import Database, open_database
 from baselines.verdict import Check, Reason, Status, Verdict
 from probes.messages import MemorySample
-from watchdog.bootstrap import build_metrics, build_notifier, build_transport
+from watchdog.bootstrap import build_metrics, build_notifier
 from watchdog.config import Config, parse_config
 from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.web.app import Liveness, create_app
@@ -105,7 +106,7 @@ def make_episode(**about: Any) -> Episode:
 
 def fill(database: Database, config: Config) -> None:
     """Some of everything, about `chat` alone."""
-    transport = build_transport()
+    transport = SharedTransport()
     route = Route(notifier=build_notifier(config.notifier[0], transport))
     message = replace(trial_message("events", now=NOW), target="chat", incident_id="i1")
     with database.write() as connection:

@@ -275,11 +275,6 @@ def build_notifier(section: NotifierSection, transport: httpx.BaseTransport) -> 
     )
 
 
-def build_transport() -> httpx.HTTPTransport:
-    """The connection pool that notifiers share: no ambient proxies, no retries of its own (the outbox retries)."""
-    return httpx.HTTPTransport(trust_env=False, retries=0)
-
-
 def build_routes(config: Config, transport: httpx.BaseTransport) -> list[Route]:
     """Who is told what."""
     return [build_route(section, transport) for section in config.notifier]

@@ -18,6 +18,7 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from alerts.notifiers.delivery import Notifier
+from alerts.notifiers.transport import SharedTransport
 from alerts.outbox import DeliveryResult, Outbox
 from alerts.recycle_desk import RecycleDesk
 from alerts.recycle_store import Episode
@@ -28,7 +29,6 @@ from watchdog.backlog import BacklogWatch
 from watchdog.bootstrap import (
     Shared,
     build_metrics,
-    build_transport,
     canaries_of,
     lock_path,
     new_episode_id,
@@ -81,7 +81,7 @@ class Daemon:
         self._orders = Orders()
         self._stopping = threading.Event()
         self._own_delay = OwnDelay(monotonic=time.monotonic)
-        self._transport = build_transport()
+        self._transport = SharedTransport()
         shared = Shared(database=database, sleep=self._stopping.wait, own_delay_s=self._own_delay)
         self._current = Current(build_watch(config, shared, self._transport))
         targets, routes = self._current.targets, self._current.routes

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 from sqlalchemy import Connection
 
 from alerts import recycle_store
@@ -15,6 +14,7 @@ from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
 from baselines import store
+from baselines.quantiles import quantile
 from baselines.verdict import Level, Status, Verdict
 from watchdog.config import Config, TargetSection
 
@@ -161,8 +161,8 @@ def _read_canary(connection: Connection, target: str, canary: str) -> CanaryStat
         last_at=bursts[-1].at if bursts else None,
         last_outcome=failed,
         last_good_at=store.last_good_at(connection, target, canary),
-        p50_s=float(np.quantile(latencies, 0.5)) if latencies else None,
-        p95_s=float(np.quantile(latencies, 0.95)) if latencies else None,
+        p50_s=quantile(latencies, 0.5) if latencies else None,
+        p95_s=quantile(latencies, 0.95) if latencies else None,
         baseline_id=baseline.id if baseline else None,
         baseline_taken_at=baseline.taken_at if baseline else None,
         baseline_label=baseline.label if baseline else None,

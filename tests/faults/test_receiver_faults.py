@@ -21,9 +21,9 @@ from alerts.incident import Event, StepReason
 from alerts.message import incident_message
 from alerts.notifiers.delivery import Route
 from alerts.notifiers.slack import SlackNotifier
+from alerts.notifiers.transport import SharedTransport
 from alerts.outbox import DeliveryResult, Outbox
 from baselines.database import Database
-from watchdog.bootstrap import build_transport
 
 HOUR_S = 3600.0
 
@@ -107,7 +107,7 @@ def test_hour_without_slack_and_a_storm_of_429_lose_nothing(database: Database, 
     """Ten incidents fire and resolve meanwhile. Each is told once, its end after its beginning; Slack is not hammered,
     and is left alone for as long as it asks: not only with the one message that it turned down, but with all."""
     begin = clock.at
-    transport = build_transport()
+    transport = SharedTransport()
     notifier = SlackNotifier(name="slack", url=slack.url, transport=transport, now=clock)
     due = sorted(
         [(begin + 300.0 * i, i, Event.FIRING) for i in range(10)]

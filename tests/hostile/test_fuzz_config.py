@@ -14,8 +14,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from alerts.notifiers.transport import SharedTransport
 from baselines.database import Database
-from watchdog.bootstrap import build_routes, build_targets, build_transport, policies_of, retention_of
+from watchdog.bootstrap import build_routes, build_targets, policies_of, retention_of
 from watchdog.config import _SECTIONS, Config, ConfigError, load_config, parse_config
 from watchdog.spelling import parse_bytes, parse_duration, resolve_secret
 
@@ -129,7 +130,7 @@ def check_problems(error: ConfigError) -> None:
 
 def build(config: Config, database: Database) -> None:
     """All that is made of a configuration at start-up."""
-    transport = build_transport()
+    transport = SharedTransport()
     build_routes(config, transport)
     transport.close()
     retention_of(config.store)

@@ -9,8 +9,9 @@ from typing import Any
 import httpx
 import pytest
 
+from alerts.notifiers.transport import SharedTransport
 from baselines.database import Database
-from watchdog.bootstrap import Shared, build_transport
+from watchdog.bootstrap import Shared
 from watchdog.config import Config, ConfigError, parse_config
 from watchdog.rebuild import build_watch, needs_restart
 from watchdog.watch import Change, Current, RoutesNow, TargetsNow, Watch, compare
@@ -31,7 +32,7 @@ def make_config(*targets: Mapping[str, Any], notifiers: tuple[Mapping[str, Any],
 
 @pytest.fixture
 def transport() -> Iterator[httpx.BaseTransport]:
-    transport = build_transport()
+    transport = SharedTransport()
     yield transport
     transport.close()
 

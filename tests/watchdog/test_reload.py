@@ -12,8 +12,9 @@ from builders import NOW, SilentCanary, wait_until
 from prometheus_client import generate_latest
 from sqlalchemy.exc import OperationalError
 
+from alerts.notifiers.transport import SharedTransport
 from baselines.database import Database
-from watchdog.bootstrap import Shared, build_metrics, build_transport
+from watchdog.bootstrap import Shared, build_metrics
 from watchdog.config import Config, ConfigError, parse_config
 from watchdog.judge_thread import JudgeThread
 from watchdog.rebuild import build_watch
@@ -41,7 +42,7 @@ class Bench:
     settled: int = 0
 
     def __post_init__(self) -> None:
-        self.transport = build_transport()
+        self.transport = SharedTransport()
         self.shared = Shared(database=self.database)
         config = make_config("a")
         self.metrics = build_metrics(config)

@@ -14,9 +14,10 @@ from alerts.delivery_store import DeliveryState
 from alerts.episode import Outcome, State, Trigger
 from alerts.incident import State as IncidentState
 from alerts.message import trial_message
+from alerts.notifiers.transport import SharedTransport
 from alerts.recycle_store import Episode
 from baselines.database import Database
-from watchdog.bootstrap import Shared, build_metrics, build_transport
+from watchdog.bootstrap import Shared, build_metrics
 from watchdog.config import parse_config
 from watchdog.effects import Effects
 from watchdog.rebuild import build_watch
@@ -58,7 +59,7 @@ def bench(database: Database) -> Iterator[Bench]:
             "notifier": [{"name": "x", "kind": "webhook", "url": "http://127.0.0.1:1/"}],
         }
     )
-    transport = build_transport()
+    transport = SharedTransport()
     watch = build_watch(config, Shared(database=database), transport)
     effects = Effects(
         watch.targets,

@@ -10,9 +10,10 @@ from alerts import delivery_store
 from alerts.backlog import Backlog, read_backlogs
 from alerts.message import trial_message
 from alerts.notifiers.delivery import Route
+from alerts.notifiers.transport import SharedTransport
 from baselines.database import Database
 from watchdog.backlog import LATE_S, BacklogWatch
-from watchdog.bootstrap import build_metrics, build_routes, build_transport
+from watchdog.bootstrap import build_metrics, build_routes
 from watchdog.config import Config, parse_config
 
 
@@ -24,7 +25,7 @@ def config() -> Config:
 
 @pytest.fixture
 def routes(config: Config) -> dict[str, Route]:
-    return {r.notifier.name: r for r in build_routes(config, build_transport())}
+    return {r.notifier.name: r for r in build_routes(config, SharedTransport())}
 
 
 def enqueue(database: Database, route: Route, *, at: float) -> None:

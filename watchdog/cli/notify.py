@@ -9,7 +9,8 @@ import typer
 
 from alerts.message import trial_message
 from alerts.notifiers.delivery import DeliveryError
-from watchdog.bootstrap import build_notifier, build_transport, new_id
+from alerts.notifiers.transport import SharedTransport
+from watchdog.bootstrap import build_notifier, new_id
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
 from watchdog.config import load_config
 
@@ -32,7 +33,7 @@ def send_test(
     if not chosen:
         names = ", ".join(n.name for n in parsed.notifier) or "none"
         raise Refused(f"no notifier is named {name!r}; there are: {names}" if name else "no [[notifier]] is configured")
-    transport = build_transport()
+    transport = SharedTransport()
     results = []
     for section in chosen:
         notifier = build_notifier(section, transport)

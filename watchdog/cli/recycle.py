@@ -11,12 +11,13 @@ import typer
 from alerts import recycle_store
 from alerts.episode import ENDED, STALE_REQUEST_S, GateReason, Outcome, State, Trigger, may_recycle
 from alerts.gate import gather_facts
+from alerts.notifiers.transport import SharedTransport
 from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
 from alerts.recycling import Recycling
 from alerts.wording import REFUSALS
 from baselines.database import Database
-from watchdog.bootstrap import build_metrics, build_routes, build_targets, build_transport, lock_path, new_episode_id
+from watchdog.bootstrap import build_metrics, build_routes, build_targets, lock_path, new_episode_id
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -115,7 +116,7 @@ def _carry_out(
 def _by_ourselves(
     config: Config, database: Database, targets: dict[str, Target], asked: Episode, *, quiet: bool
 ) -> Episode:
-    transport = build_transport()
+    transport = SharedTransport()
     effects = Effects(
         targets,
         build_routes(config, transport),
