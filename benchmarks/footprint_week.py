@@ -55,7 +55,9 @@ class Clock:
 def burst_of(name: str, at: float, life: str, rng: random.Random, *, faulty: bool) -> Burst:
     """Ten answers of a healthy server, or the time-out of a hanging one."""
     if faulty:
-        samples = (Sample(at=at, outcome=Outcome.TIMEOUT, detail="no complete answer within 10 s: no answer began"),)
+        samples: tuple[Sample, ...] = (
+            Sample(at=at, outcome=Outcome.TIMEOUT, detail="no complete answer within 10 s: no answer began"),
+        )
         return Burst(target=name, canary="default", at=at, samples=samples, identity=IDENTITY, workers_alive=1)
     latencies = [0.02 * rng.lognormvariate(0.0, 0.15) for _ in range(BURST)]
     samples = tuple(

@@ -25,6 +25,7 @@ from typing import Any
 import structlog
 from sqlalchemy import func, select
 
+from alerts.notifiers.transport import SharedTransport
 from baselines.database import Database, open_database
 from baselines.schema import metadata
 from benchmarks.report import Goal, Report, at_most, main, show_table
@@ -33,7 +34,7 @@ from benchmarks.store_plant import DAY_S
 from benchmarks.store_queries import Timing, queries
 from benchmarks.store_queries import compare as compare_queries
 from benchmarks.store_year import Year
-from watchdog.bootstrap import build_routes, build_transport
+from watchdog.bootstrap import build_routes
 from watchdog.config import Config, parse_config
 from watchdog.migrations.migrate import bring_up_to_date
 
@@ -96,7 +97,7 @@ def live(
     database: Database, config: Config, *, days: int, thin: bool, folder: Path
 ) -> tuple[list[dict[str, float]], Database]:
     """Pass the year; returns the size of file and log after each month, and the database as it was after the first."""
-    transport = build_transport()
+    transport = SharedTransport()
     names = [t.name for t in config.target]
     year = Year(database, names, build_routes(config, transport), begin=BEGIN, days=days)
     months: list[dict[str, float]] = []
