@@ -19,6 +19,7 @@ from alerts.incident import OPEN, Event
 from alerts.message import Message
 from alerts.notifiers.delivery import Route
 
+MAX_AHEAD_S = 2 * 3600.0  # no attempt is ever put off for longer: one that is was when the clock was ahead
 KEPT_SENT = 10_000
 KEPT_DEAD = 10_000  # a cap of their own: they are rarer than what was sent, so they are kept for longer
 
@@ -90,10 +91,10 @@ def claim_due(connection: Connection, notifier: str, *, now: float, lease_s: flo
     notifier is pending, so that nobody hears that something is over before they hear that it began.
     """
     table = schema.deliveries
-    free = or_(table.c.lease_until.is_(None), table.c.lease_until <= now)
+    ready_at = func.max(table.c.due_at, func.coalesce(table.c.lease_until, 0.0))  # of two arguments: SQLite's greatest
     oldest = (
         select(table.c.id)
-        .where(_is_next_for(notifier), table.c.due_at <= now, free)
+        .where(_is_next_for(notifier), or_(ready_at <= now, ready_at > now + MAX_AHEAD_S))
         .order_by(table.c.id)
         .limit(1)
         .scalar_subquery()

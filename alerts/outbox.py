@@ -15,7 +15,7 @@ from traceback import format_exc
 import structlog
 
 from alerts import delivery_store
-from alerts.delivery_store import Delivery
+from alerts.delivery_store import MAX_AHEAD_S, Delivery
 from alerts.notifiers.delivery import DeliveryError, Notifier
 from baselines.database import Database
 
@@ -23,6 +23,7 @@ BASE_DELAY_S = 2.0
 MAX_DELAY_S = 600.0
 MAX_RETRY_AFTER_S = 3600.0  # a receiver that asks for a day must not silence us for one
 GIVE_UP_S = 24 * 3600.0
+GIVE_UP_ATTEMPTS = 20  # besides: a clock that was set forward by a day makes no message a day old
 POLL_S = 5.0  # what another process (the command line) put into the outbox is seen this soon
 
 _log = structlog.get_logger(__name__)
@@ -69,6 +70,7 @@ class Courier:
         self._now = now
         self._rng = rng
         self._on_result = on_result
+        self._quiet_until = 0.0  # the receiver asked for patience: it means us, not the one message it turned down
 
     def deliver_due(self, *, stopping: Callable[[], bool] = lambda: False) -> float | None:
         """Try all that is due now; returns the seconds until the next one is, None when nothing is pending."""
@@ -77,7 +79,8 @@ class Courier:
                 due_at = delivery_store.next_due_at(connection, self.notifier.name)
             if due_at is None:
                 return None
-            if (delay_s := due_at - self._now()) > 0:
+            delay_s = max(due_at, self._quiet_until) - self._now()
+            if 0 < delay_s <= MAX_AHEAD_S:
                 return delay_s
             delivery = self._claim()
             if delivery is None:  # somebody else was faster
@@ -92,7 +95,8 @@ class Courier:
             )
 
     def _attempt(self, delivery: Delivery) -> None:
-        if delivery.attempts > 1 and self._now() - delivery.created_at > GIVE_UP_S:  # its attempts never came to an end
+        old = self._now() - delivery.created_at > GIVE_UP_S
+        if delivery.attempts > GIVE_UP_ATTEMPTS and old:  # its attempts never came to an end
             self._note_failure(delivery, DeliveryError(delivery.last_error or "given up", permanent=True))
             return
         try:
@@ -107,9 +111,11 @@ class Courier:
 
     def _note_failure(self, delivery: Delivery, error: DeliveryError) -> None:
         now = self._now()
-        retry_at: float | None = now + next_attempt(delivery.attempts, error.retry_after_s, self._rng)
-        if error.permanent or (retry_at is not None and retry_at - delivery.created_at > GIVE_UP_S):
-            retry_at = None
+        if error.retry_after_s is not None:
+            self._quiet_until = now + min(error.retry_after_s, MAX_RETRY_AFTER_S)
+        next_at = now + next_attempt(delivery.attempts, error.retry_after_s, self._rng)
+        too_old = delivery.attempts >= GIVE_UP_ATTEMPTS and next_at - delivery.created_at > GIVE_UP_S
+        retry_at = None if error.permanent or too_old else next_at
         with self._database.write(durable=True) as connection:
             delivery_store.mark_failed(connection, delivery, error=error.reason, retry_at=retry_at)
         result = DeliveryResult.DEAD if retry_at is None else DeliveryResult.RETRY

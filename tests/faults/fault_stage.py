@@ -6,9 +6,10 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -18,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 LATENESS = "watchdog_probe_lateness_seconds_bucket"
 LATENESS_GOAL_S = 0.05
+LOOK_S = 0.33
 ENOUGH_RUNS = 120  # for a p99 that is not the one worst of a few
 
 METRONOME = """
@@ -66,8 +68,13 @@ def metronome() -> Iterator[list[float]]:
 class FaultStage(Stage):
     """A stage that reads the daemon's own figures."""
 
+    _pause: threading.Event = field(default_factory=threading.Event)
+    _looked_at: float = 0.0
+
     def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Every sample by name and labels."""
+        """Every sample by name and labels, at most three times a second: looking must not disturb what is looked at."""
+        self._pause.wait(max(0.0, self._looked_at + LOOK_S - time.monotonic()))
+        self._looked_at = time.monotonic()
         answer = self.get("/metrics")
         assert answer is not None
         families = text_string_to_metric_families(answer.text)

@@ -13,7 +13,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from fcntl import ioctl
 from importlib.util import find_spec
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -77,10 +76,15 @@ def notifier(name: str, hook: Webhook) -> str:
     return f'[[notifier]]\nname = "{name}"\nkind = "webhook"\nurl = "{hook.url}"\ntimeout = "2s"\n'
 
 
-def gaps_s(stage: FaultStage, target: str) -> list[float]:
-    """From one burst of a target to the next."""
-    rows = stage.rows(f"select at from bursts where target = '{target}' order by at")
-    return [later - earlier for (earlier,), (later,) in pairwise(rows)]
+def check_rhythm(stage: FaultStage, target: str, interval_s: float = 0.25) -> None:
+    """From its first burst to its last none is doubled, and none left out but those whose predecessor still ran.
+
+    To within one: the first and the last may have begun late themselves, on a busy machine.
+    """
+    ((count, first, last),) = stage.rows(f"select count(*), min(at), max(at) from bursts where target = '{target}'")
+    left_out = round((last - first) / interval_s) + 1 - count
+    overlapped = stage.value("watchdog_internal_errors_total", where="probe_overlapped")
+    assert -1 <= left_out <= overlapped + 1, (left_out, overlapped)
 
 
 # --- a bad file -------------------------------------------------------------------------------------------------------
@@ -159,7 +163,7 @@ def test_unchanged_targets_keep_their_rhythm_and_their_counters(stage: FaultStag
             run.take_up(before)
             stage.wait_for_bursts(3, "target = 'goes'")
 
-    assert {round(gap / 0.25) for gap in gaps_s(stage, "stays")} == {1}
+    check_rhythm(stage, "stays")
     assert stage.value("watchdog_internal_errors_total") == stage.value(
         "watchdog_internal_errors_total", where="probe_overlapped"
     ), run.log()
@@ -327,7 +331,7 @@ def test_a_thousand_targets_are_taken_up_in_passing(stage: FaultStage) -> None:
     stage.wait_for_bursts(1, "target = 'other'")
     run.take_up()
     stage.wait_for_bursts(4, "target = 'toy'")
-    assert {round(gap / 0.25) for gap in gaps_s(stage, "toy")} == {1}
+    check_rhythm(stage, "toy")
     assert "targets_new" in run.log()
     assert "targets_changed" not in run.log()
 
@@ -349,7 +353,7 @@ def test_database_that_is_locked_delays_a_reload_and_loses_nothing(stage: FaultS
     other.close()
     wait_until(lambda: stage.value(REQUESTS, target="gone") == 0, "the new one is in use")
     wait_until(lambda: stage.health()["notes"] == [], "and nothing waits")
-    assert {round(gap / 0.25) for gap in gaps_s(stage, "stays")} == {1}
+    check_rhythm(stage, "stays")
 
 
 def test_closing_the_terminal_ends_the_daemon(stage: FaultStage) -> None:

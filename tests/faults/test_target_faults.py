@@ -26,7 +26,7 @@ MAX_GROWTH_BYTES = 64 * MIB  # an answer is read up to 8 MiB; a few at once, and
 FAULTS = {
     "drip": ("/drip_slowly", "timeout", "the answer began and did not end"),
     "drip-head": ("/drip_headers", "timeout", "no answer began"),
-    "flood": ("/endless", "answer_too_large", "more than 16777216 bytes"),
+    "flood": ("/endless", "answer_too_large", "more than "),
     "flood-head": ("/endless_headers", "protocol_error", "not valid HTTP"),
     "break-off": ("/half", "connection_lost", "closed the connection before the answer was complete"),
     "vanish": ("/vanish", "connection_lost", "closed the connection before the answer was complete"),
@@ -163,13 +163,13 @@ def test_ten_that_hang_at_once_delay_none_of_ninety(tmp_path: Path) -> None:
     with closing(stage):
         well, sick = stage.start_server("well"), stage.start_server("sick")
         urls = [f"http://127.0.0.1:{sick if number < 10 else well}/predict" for number in range(100)]
-        stage.write_config(*(target(f"t{n:02}", u, interval="4s", timeout="2s") for n, u in enumerate(urls)))
+        stage.write_config(*(target(f"t{n:02}", u, interval="3s", timeout="1500ms") for n, u in enumerate(urls)))
         daemon = stage.start_daemon()
         wait_until(lambda: stage.count() >= 100, "each was asked once")
         stage.break_server(sick, "hang")
         hanging = "target < 't10' and not any_good"
         with stage.keeping_time():
-            stage.wait_for_bursts(200, "target >= 't10' and all_good")
+            stage.wait_for_bursts(150, "target >= 't10' and all_good")
         names = {name for (name,) in stage.rows(f"select distinct target from bursts where {hanging}")}
         assert len(names) == 10
         wait_until(lambda: stage.count(hanging) >= 20, "they are asked on")

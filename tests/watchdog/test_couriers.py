@@ -116,6 +116,8 @@ def test_successor_waits_for_the_attempt_under_way(bench: Bench) -> None:
     bench.follow(new)
     assert bench.couriers.settle() is True
     bench.enqueue(2, new)
+    threading.Event().wait(0.2)  # time enough for a delivery
+    assert new.begun == 0
     old.release.set()
     wait_until(lambda: not bench.couriers.settle(), "the old one has ended")
     wait_until(lambda: bench.states() == {DeliveryState.SENT: 2}, "both are delivered")
