@@ -4,7 +4,7 @@ metrics and wake-up calls after the commit."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import structlog
 from sqlalchemy import Connection
@@ -60,10 +60,13 @@ class Effects:
     def restore(self, connection: Connection) -> None:
         """Take up where the last run ended: standing verdicts, open incidents and breakers show at once.
 
-        Again after a change of configuration: nothing stands of what is not watched any more.
+        Again after a change of configuration: what stood goes on, but for what is not watched any more. What comes from
+        the database counts as said now: it may be old only because nothing changed since.
         """
+        stored = [replace(verdict, at=self._now()) for verdict in store.latest_verdicts(connection)]
+        stood = [*stored, *self._standing]  # the later word stands
         self._standing = Standing()
-        for verdict in store.latest_verdicts(connection):
+        for verdict in stood:
             if verdict.target in self._targets and self._targets[verdict.target].watches(verdict.subject):
                 self._standing.put(verdict)
         for target, check in {(v.target, v.check) for v in self._standing}:
