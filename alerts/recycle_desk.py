@@ -15,7 +15,7 @@ from alerts.recycle_store import Episode
 from alerts.recycling import Recycling
 from baselines.database import Database
 
-LOOK_S = 1.0  # a request made by another process (the command line) is seen within this time
+LOOK_S = 2.0  # a request made by another process (the command line) is seen within this time
 WORKERS = 4  # targets recycled at the same time; the gate bounds a group further
 
 log = structlog.get_logger("recycle")
