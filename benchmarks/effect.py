@@ -154,7 +154,12 @@ def run(options: argparse.Namespace) -> report.Report:
     report.show_table(rows, header=("", "server", "requests", "p50", "p95", "p99"))
     percent, bounds = 100 * (ratio - 1), (100 * (low - 1), 100 * (high - 1))
     print(f"\np99 watched over alone: {percent:+.2f} % (95 % interval {bounds[0]:+.2f} to {bounds[1]:+.2f} %)")
-    goal = report.at_most("change of the traffic's p99", percent, LIMIT_PERCENT, "%")
+    goal = report.Goal(
+        name="change of the traffic's p99",
+        goal=f"<= {LIMIT_PERCENT:g} %",
+        value=f"{percent:+.2f} % ({bounds[0]:+.2f} to {bounds[1]:+.2f})",
+        met=True if bounds[1] <= LIMIT_PERCENT else False if bounds[0] > LIMIT_PERCENT else None,
+    )
     figures = {"p99_change_percent": percent, "low": bounds[0], "high": bounds[1], "table": rows}
     return report.Report(name="effect", figures=figures, goals=[goal])
 
