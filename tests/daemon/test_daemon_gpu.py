@@ -62,7 +62,7 @@ def test_growing_gpu_memory_of_a_worker_is_told_with_the_time_left(
     assert incident["evidence"]["seconds_to_capacity"] > 0
     metrics = stage.get("/metrics")
     assert metrics is not None
-    assert 'watchdog_memory_bytes{kind="gpu_used",slot="0",target="toy"}' in metrics.text
+    assert 'watchdog_memory_bytes{target="toy",slot="0",kind="gpu_used"}' in metrics.text
 
 
 def test_missing_gpu_is_unknown_and_blocks_acting(stage: Stage, driver: Path) -> None:
