@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import sqlite3
@@ -9,8 +10,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +52,50 @@ class Webhook:
     def taken(self, event: str) -> list[tuple[str, dict[str, Any]]]:
         """(idempotency key, payload) of what was answered with 200."""
         return [(key, p) for mode, key, p in list(self.attempts) if mode == "ok" and p["event"] == event]
+
+
+@contextmanager
+def receiving() -> Iterator[Webhook]:
+    """A real HTTP server. Modes besides ok, fail and hang: drip, a byte of the headers every 0.1 s, for ever."""
+    hook = Webhook()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            mode = hook.mode
+            hook.attempts.append((mode, self.headers["Idempotency-Key"], payload))
+            if mode == "hang":
+                hook.release.wait()
+                return
+            if mode == "drip":
+                self.drip()
+                return
+            self.send_response(200 if mode == "ok" else 500)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def drip(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+            while not hook.release.wait(0.1):
+                try:
+                    self.wfile.write(b"x")
+                except OSError:
+                    return
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Silent."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    server.block_on_close = False
+    hook.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield hook
+    finally:
+        hook.release.set()
+        server.shutdown()
+        server.server_close()
 
 
 @dataclass

@@ -12,8 +12,8 @@ import pytest
 for folder in ("daemon", "probes", "baselines"):
     sys.path.append(str(Path(__file__).parents[1] / folder))
 
-from daemon_stage import Webhook  # noqa: E402  (needs the path above)
-from fault_stage import FaultStage, receiving  # noqa: E402  (as above)
+from daemon_stage import Webhook, receiving  # noqa: E402  (needs the path above)
+from fault_stage import FaultStage  # noqa: E402  (as above)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import threading
@@ -10,11 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import psutil
-from daemon_stage import Stage, Webhook, wait_until
+from daemon_stage import Stage, wait_until
 from prometheus_client.parser import text_string_to_metric_families
 
 LATENESS = "watchdog_probe_lateness_seconds_bucket"
@@ -71,9 +69,13 @@ class FaultStage(Stage):
     _pause: threading.Event = field(default_factory=threading.Event)
     _looked_at: float = 0.0
 
-    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        """Every sample by name and labels, at most three times a second: looking must not disturb what is looked at."""
+    def rest(self) -> None:
+        """Until the next look is due, three times a second at most: looking must not disturb what is looked at."""
         self._pause.wait(max(0.0, self._looked_at + LOOK_S - time.monotonic()))
+
+    def metrics(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Every sample by name and labels."""
+        self.rest()
         self._looked_at = time.monotonic()
         answer = self.get("/metrics")
         assert answer is not None
@@ -169,47 +171,3 @@ def quantile(cumulative: dict[float, float], q: float) -> float:
             return lower + (bound - lower) * (rank - below) / max(1e-9, cumulative[bound] - below)
         lower, below = bound, cumulative[bound]
     return 0.0
-
-
-@contextmanager
-def receiving() -> Iterator[Webhook]:
-    """A real HTTP server. Modes besides ok, fail and hang: drip, a byte of the headers every 0.1 s, for ever."""
-    hook = Webhook()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            payload = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            mode = hook.mode
-            hook.attempts.append((mode, self.headers["Idempotency-Key"], payload))
-            if mode == "hang":
-                hook.release.wait()
-                return
-            if mode == "drip":
-                self.drip()
-                return
-            self.send_response(200 if mode == "ok" else 500)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def drip(self) -> None:
-            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
-            while not hook.release.wait(0.1):
-                try:
-                    self.wfile.write(b"x")
-                except OSError:
-                    return
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Silent."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    server.block_on_close = False
-    hook.url = f"http://127.0.0.1:{server.server_address[1]}/hook"
-    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-    try:
-        yield hook
-    finally:
-        hook.release.set()
-        server.shutdown()
-        server.server_close()

@@ -12,8 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from builders import Clock, make_incident
-from daemon_stage import Webhook, free_port, wait_until
-from fault_stage import FaultStage, receiving
+from daemon_stage import Webhook, free_port, receiving, wait_until
+from fault_stage import FaultStage
 
 from alerts import delivery_store
 from alerts.delivery_store import DeliveryState

@@ -18,8 +18,8 @@ from pathlib import Path
 import psutil
 import pytest
 from builders import leave_out
-from daemon_stage import Webhook, wait_until
-from fault_stage import FaultStage, receiving
+from daemon_stage import Webhook, receiving, wait_until
+from fault_stage import FaultStage
 
 pytestmark = pytest.mark.slow
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from daemon_stage import Webhook, free_port, wait_until
-from fault_stage import FaultStage, receiving
+from daemon_stage import Webhook, free_port, receiving, wait_until
+from fault_stage import FaultStage
 
 pytestmark = pytest.mark.slow
 
