@@ -15,7 +15,7 @@ from alerts.incident import State as IncidentState
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode
 from alerts.recyclers import Recycler
-from baselines import store as history
+from baselines import memory_store
 from baselines.verdict import Status
 from probes.messages import Burst, Life
 
@@ -121,5 +121,5 @@ def workers_meant(
     if lives is None or incident is None or incident.life is None:
         return lives
     named = [life for life in lives if life.key == incident.life]
-    seen = any(key == incident.life for key, *_ in history.lives_seen(connection, subject.name))
+    seen = any(key == incident.life for key, *_ in memory_store.lives_seen(connection, subject.name))
     return named if named or seen else lives

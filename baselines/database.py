@@ -30,18 +30,28 @@ class DatabaseError(Exception):
     """The database cannot be used; the message says what to do."""
 
 
-class Damage:
-    """What SQLite said when it first found the file corrupt, on whichever thread; None while nothing is wrong.
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What befell the file ("is ..."), and what the next start will do about it."""
 
-    From then on nothing is written: what is still good in the file may yet be recovered. There is no way back; the
-    daemon ends, and its next start keeps the file aside (see `condition`).
+    what: str
+    next: str
+
+
+class Damage:
+    """What befell the file, as it was first noticed, on whichever thread; None while nothing is wrong.
+
+    From then on nothing is written: what is still good in a corrupt file may yet be recovered, and what is written to
+    a file that was removed is lost. There is no way back; the daemon ends, and its next start sees to it (see
+    `condition`).
     """
 
     def __init__(self) -> None:
-        self.found: str | None = None
-        self._tell: Callable[[str], None] = lambda _found: None
+        self.found: Finding | None = None
+        self._tell: Callable[[Finding], None] = lambda _found: None
+        self._place: tuple[int, int] | None = None
 
-    def on_found(self, tell: Callable[[str], None]) -> None:
+    def on_found(self, tell: Callable[[Finding], None]) -> None:
         """Call `tell` on the thread that finds it; now, when it is found already. It must return at once."""
         self._tell = tell
         if self.found is not None:
@@ -49,9 +59,26 @@ class Damage:
 
     def look(self, context: ExceptionContext) -> None:
         """SQLAlchemy's `handle_error`: asked about every error of every connection."""
-        if self.found is None and is_corrupt(context.original_exception):
-            self.found = str(context.original_exception)
-            self._tell(self.found)
+        if is_corrupt(context.original_exception):
+            self._find(Finding(f"corrupt ({context.original_exception})", "the next start sets it aside"))
+
+    def look_at(self, path: Path) -> None:
+        """Whether the file in its place is still the one of the first look: SQLite itself never notices."""
+        try:
+            found = path.stat()
+        except OSError:
+            place = None
+        else:
+            place = (found.st_dev, found.st_ino)
+        self._place = self._place or place
+        if self._place is not None and place != self._place:
+            fate = "removed" if place is None else "replaced by another"
+            self._find(Finding(f"{fate} while it is in use", "the next start uses what lies there, or makes a new one"))
+
+    def _find(self, found: Finding) -> None:
+        if self.found is None:
+            self.found = found
+            self._tell(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +94,10 @@ class Database:
     def write(self, *, durable: bool = False) -> Iterator[Connection]:
         """One transaction that holds the write lock from its first statement; rolled back on any exception.
 
-        Raises DatabaseError once the file was found corrupt.
+        Raises DatabaseError once the file was found corrupt, or gone.
         """
         if self.damage.found is not None:
-            raise DatabaseError(f"{self.path} is corrupt ({self.damage.found}); nothing more is written to it")
+            raise DatabaseError(f"{self.path} is {self.damage.found.what}; nothing more is written to it")
         engine = self.durable if durable else self.fast
         with engine.connect() as connection:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
@@ -90,7 +117,7 @@ class Database:
             connection.rollback()
 
     def close(self) -> None:
-        """Close all connections. A corrupt file stays open: closing it would carry the `-wal` file over into it."""
+        """Close all connections. A damaged file stays open: closing carries the `-wal` over and removes it, by name."""
         if self.damage.found is not None:
             return
         self.fast.dispose()

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Connection, Table, delete, desc, func, select, tuple_
 
-from baselines import schema, store
+from baselines import baseline_store, schema
 from baselines.baseline import Baseline
 
 STEP = 2_000  # rows of a table deleted at once; some 30 ms
@@ -117,8 +117,8 @@ def _cap_baselines(connection: Connection) -> int:
         select(b.c.target, b.c.canary).group_by(b.c.target, b.c.canary).having(func.count() > KEPT_BASELINES)
     ).all()
     for target, canary in canaries:
-        stored = store.list_baselines(connection, target, canary)
-        active = store.active_baseline(connection, target, canary)
+        stored = baseline_store.list_baselines(connection, target, canary)
+        active = baseline_store.active_baseline(connection, target, canary)
         kept = {x.id for x in stored[:KEPT_BASELINES]} | {x.id for x in newest_per_version(stored)[:KEPT_VERSIONS]}
         kept |= {active.id} if active else set()
         doomed = [x.id for x in stored if x.id not in kept][:STEP]

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baselines import store
+from baselines import burst_store
 from baselines.database import open_database
 from benchmarks import report
 from benchmarks.watched import HERE, Child, Daemon, answers, free_port, scratch_folder, wait_until
@@ -164,7 +164,7 @@ def measure(seconds: float) -> tuple[list[Asked], list[Burst]]:
                 found = asyncio.run(drive(Client(port), seconds, seed=1))
                 database = open_database(f"sqlite:///{daemon.database}")
                 with database.read() as connection:
-                    bursts = store.bursts_since(connection, "watched", "default", since=0.0, limit=100_000)
+                    bursts = burst_store.bursts_since(connection, "watched", "default", since=0.0, limit=100_000)
                 database.close()
     return found, bursts
 

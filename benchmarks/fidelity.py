@@ -24,7 +24,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 
-from baselines import store
+from baselines import burst_store
 from baselines.database import open_database
 from benchmarks import report
 from benchmarks.watched import Child, Daemon, PacedServer, answers, free_port, scratch_folder, target, wait_until
@@ -107,7 +107,7 @@ def recorded(daemon: Daemon, since: float) -> list[float]:
     """Latencies in seconds that the daemon kept for judging."""
     database = open_database(f"sqlite:///{daemon.database}")
     with database.read() as connection:
-        bursts = store.bursts_since(connection, "measured", "default", since=since, limit=100_000)
+        bursts = burst_store.bursts_since(connection, "measured", "default", since=since, limit=100_000)
     database.close()
     return [s.latency_s for b in bursts for s in b.judged if s.latency_s is not None]
 

@@ -22,7 +22,7 @@ from baselines.database import open_database
 from benchmarks.footprint import TARGETS
 from probes.messages import Burst, Identity, Life, MemorySample, Outcome, Output, Sample
 from probes.taint import run_queue_delay_s
-from watchdog.bootstrap import Shared, build_metrics, new_episode_id, retention_of
+from watchdog.bootstrap import Shared, build_metrics, new_episode_id
 from watchdog.config import parse_config
 from watchdog.effects import Effects
 from watchdog.health import Health
@@ -30,6 +30,7 @@ from watchdog.housekeeping import keep_house
 from watchdog.logs import set_up_logging
 from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.pipeline import Pipeline
+from watchdog.policies import retention_of
 from watchdog.provisional import Provisional
 from watchdog.rebuild import build_watch
 from watchdog.watch import Current

@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import OperationalError
 
-from baselines import store
+from baselines import burst_store
 from baselines.database import Database, open_database
 from probes.messages import Burst, Identity, Outcome, Output, Sample
 from watchdog.migrations.migrate import bring_up_to_date
@@ -127,8 +127,8 @@ def compare(folder: Path, bursts: Sequence[Burst]) -> dict[str, dict[str, float]
         "a row a request": (was, add_old, lambda c: read_old(c, bursts[0].target)),
         "a row a burst": (
             now,
-            store.add_burst,
-            lambda c: store.bursts_since(c, bursts[0].target, "default", limit=WINDOW),
+            burst_store.add_burst,
+            lambda c: burst_store.bursts_since(c, bursts[0].target, "default", limit=WINDOW),
         ),
     }
     writes: dict[str, list[float]] = {name: [] for name in layouts}

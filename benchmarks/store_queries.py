@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection
 
 from alerts import store as alert_store
-from baselines import store
+from baselines import baseline_store, burst_store, memory_store
 from baselines.database import Database
 from baselines.leak import LeakPolicy
 from baselines.regression import RegressionPolicy
@@ -51,16 +51,16 @@ def queries(config: Config, *, now: float) -> dict[str, Query]:
     asked: dict[str, Query] = {
         "page": lambda c: render(read_targets(c, config), now=now),
         "readyz of a target": lambda c: read_readiness(c, target),
-        "judging: window of bursts": lambda c: store.bursts_since(c, target.name, "default", limit=window - 1),
+        "judging: window of bursts": lambda c: burst_store.bursts_since(c, target.name, "default", limit=window - 1),
         "judging: last good, first burst": lambda c: (
-            store.last_good_at(c, target.name, "default"),
-            store.first_burst_at(c, target.name, "default"),
+            burst_store.last_good_at(c, target.name, "default"),
+            burst_store.first_burst_at(c, target.name, "default"),
         ),
         "judging: memory of a life": lambda c: [
-            store.memory_since(c, target.name, newest.life, since=now - lookback_s)
-            for newest in store.latest_memory(c, target.name)
+            memory_store.memory_since(c, target.name, newest.life, since=now - lookback_s)
+            for newest in memory_store.latest_memory(c, target.name)
         ],
-        "judging: active baseline": lambda c: store.active_baseline(c, target.name, "default"),
+        "judging: active baseline": lambda c: baseline_store.active_baseline(c, target.name, "default"),
         "judging: incident of a subject": lambda c: alert_store.load_incident(
             c, target.name, Check.AVAILABILITY, "default"
         ),

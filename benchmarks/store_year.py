@@ -22,7 +22,7 @@ from alerts.incident import POLICIES, Event, Incident, Step, Tell, step
 from alerts.message import incident_message
 from alerts.notifiers.delivery import Route, recipients
 from alerts.recycle_store import Episode
-from baselines import rollup_store, store
+from baselines import baseline_store, burst_store, memory_store, rollup_store, verdict_store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.histogram import histogram_of
@@ -81,8 +81,8 @@ class Year:
         with self._database.write() as connection:
             for i, plant in enumerate(self._plants):
                 bursts, memory = self._measure(connection, plant, begin, thin=thin)
-                store.add_bursts(connection, bursts)
-                store.add_memory(connection, memory)
+                burst_store.add_bursts(connection, bursts)
+                memory_store.add_memory(connection, memory)
                 self._change_verdicts(connection, plant, begin)
                 for fault in plant.faults_in(begin):
                     if fault[0] >= begin:
@@ -141,16 +141,16 @@ class Year:
         for _ in range(self._rng.poisson(FLIPS_A_DAY / 24)):
             at = begin + float(self._rng.uniform(0, HOUR_S))
             unknown = _verdict(plant, Check.LATENCY, at, Status.UNKNOWN, Reason.TAINTED)
-            store.save_verdict(connection, unknown)
+            verdict_store.save_verdict(connection, unknown)
             within = replace(unknown, at=at + 60, status=Status.OK, reason=Reason.WITHIN_BASELINE)
-            store.save_verdict(connection, within)
+            verdict_store.save_verdict(connection, within)
 
     def _break(self, connection: Connection, plant: Plant, begin: float, end: float) -> None:
         """One incident from its first bad verdict to its resolution."""
         bad = _verdict(plant, Check.AVAILABILITY, begin, Status.WORSE, Reason.TIMEOUT)
         bad = replace(bad, cause=Cause.MODEL, level=Level.PAGE, since=begin, strikes=1)
         good = replace(_verdict(plant, Check.AVAILABILITY, end, Status.OK, Reason.GOOD), strikes=0)
-        store.save_verdict(connection, bad)
+        verdict_store.save_verdict(connection, bad)
         incident: Incident | None = None
         for i in range(6):
             verdict, since = (bad, begin) if i < 3 else (good, end)
@@ -164,7 +164,7 @@ class Year:
             )
             incident = taken.incident
             self._tell(connection, taken, now)
-        store.save_verdict(connection, good)
+        verdict_store.save_verdict(connection, good)
 
     def _tell(self, connection: Connection, taken: Step, now: float) -> None:
         assert taken.incident is not None
@@ -195,8 +195,8 @@ class Year:
             golden=replace(OUTPUT, values=tuple(self._rng.normal(0, 1, 1024).tolist())),
             bursts=tuple(map(tuple, latencies.tolist())),
         )
-        saved = store.save_baseline(connection, baseline)
-        store.promote(connection, saved, at=at, by="deploy", why="a deploy")
+        saved = baseline_store.save_baseline(connection, baseline)
+        baseline_store.promote(connection, saved, at=at, by="deploy", why="a deploy")
 
     def _recycle(self, connection: Connection, plant: Plant, at: float) -> None:
         episode = Episode(

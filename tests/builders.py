@@ -22,7 +22,8 @@ from baselines.regression import RegressionPolicy
 from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, Identity, Outcome, Output, Sample
-from watchdog.target import Policies, Target
+from watchdog.policies import Policies
+from watchdog.target import Target
 
 NOW = 1_800_000_000.0
 DEADLINE_S = 20.0

@@ -23,7 +23,7 @@ from alerts.message import trial_message
 from alerts.notifiers.delivery import Route
 from alerts.notifiers.transport import SharedTransport
 from alerts.recycle_store import Episode
-from baselines import store
+from baselines import baseline_store, burst_store, memory_store, verdict_store
 from baselines.database import Database, open_database
 from baselines.verdict import Check, Reason, Status, Verdict
 from probes.messages import MemorySample
@@ -110,15 +110,17 @@ def fill(database: Database, config: Config) -> None:
     route = Route(notifier=build_notifier(config.notifier[0], transport))
     message = replace(trial_message("events", now=NOW), target="chat", incident_id="i1")
     with database.write() as connection:
-        store.add_burst(connection, make_burst(at=NOW - 30))
+        burst_store.add_burst(connection, make_burst(at=NOW - 30))
         sample = MemorySample(
             target="chat", slot=0, life="77@5", at=NOW - 20, host_anon_bytes=5_000_000, capacity_bytes=8 * 10**9
         )
-        store.add_memory(connection, [sample])
-        baseline = store.save_baseline(connection, make_baseline(label="v1", provenance={"torch": "2.13"}))
-        store.promote(connection, baseline, at=NOW, by="ann", why="first")
+        memory_store.add_memory(connection, [sample])
+        baseline = baseline_store.save_baseline(connection, make_baseline(label="v1", provenance={"torch": "2.13"}))
+        baseline_store.promote(connection, baseline, at=NOW, by="ann", why="first")
         evidence = {"ratio": 1.3, "ratio_low": float("nan"), "samples": 60, "outcome": None, "worst": "aten::mm"}
-        store.save_verdict(connection, make_verdict(Check.LATENCY, Status.WORSE, evidence=evidence, since=NOW - 90))
+        verdict_store.save_verdict(
+            connection, make_verdict(Check.LATENCY, Status.WORSE, evidence=evidence, since=NOW - 90)
+        )
         alert_store.save_incident(connection, make_incident(check=Check.LATENCY, reason=Reason.REGRESSED))
         recycle_store.save_episode(connection, make_episode(incident_id="i1"))
         delivery_store.enqueue_deliveries(connection, message, [route], now=NOW)

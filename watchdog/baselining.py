@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from baselines import store
+from baselines import baseline_store
 from baselines.baseline import Baseline, NotReady, gather
 from baselines.comparison import Answer, Comparison, compare, same_identity
 from probes.expectation import Expectation, check_output
@@ -144,9 +144,9 @@ def run(
     if accept and result is not Result.PROMOTED:
         result, detail = Result.ACCEPTED, f"accepted by {by}{f' ({why})' if why else ''} although {detail}"
     with target.database.write(durable=True) as connection:
-        new = store.save_baseline(connection, new)
+        new = baseline_store.save_baseline(connection, new)
         if result in (Result.PROMOTED, Result.ACCEPTED):
-            store.promote(connection, new, at=target.now(), by=by, why=why or detail)
+            baseline_store.promote(connection, new, at=target.now(), by=by, why=why or detail)
     return Taken(
         target=target.name,
         canary=canary,

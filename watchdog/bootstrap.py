@@ -14,18 +14,12 @@ from pathlib import Path
 import httpx
 from prometheus_client import CollectorRegistry, disable_created_metrics
 
-from alerts.episode import RecyclePolicy
 from alerts.notifiers import NOTIFIERS
 from alerts.notifiers.delivery import Notifier, Route
 from alerts.recyclers import Recycler
 from alerts.recyclers.command import CommandRecycler
 from alerts.recyclers.process import ProcessRecycler
-from baselines.availability import AvailabilityPolicy
 from baselines.database import Database
-from baselines.leak import LeakPolicy
-from baselines.limits import LimitsPolicy
-from baselines.regression import RegressionPolicy
-from baselines.retention import RetentionPolicy
 from baselines.verdict import Level
 from probes.canary.burst import Canary, CanaryPlan
 from probes.canary.http import HttpCanary
@@ -40,13 +34,13 @@ from watchdog.config import (
     HttpCanarySection,
     NotifierSection,
     RecycleSection,
-    StoreSection,
     TargetSection,
     TorchCanarySection,
 )
 from watchdog.metrics import Metrics
+from watchdog.policies import policies_of
 from watchdog.spelling import secret_variables
-from watchdog.target import Policies, Target
+from watchdog.target import Target
 
 
 def new_id(prefix: str) -> str:
@@ -220,46 +214,6 @@ def _build_recycler(target: str, section: RecycleSection, withheld: frozenset[st
         alive=is_alive,
         monotonic=time.monotonic,
         wait=time.sleep,
-    )
-
-
-def policies_of(section: TargetSection) -> Policies:
-    """The rules of a target; `watchdog replay` uses them too."""
-    recycle = section.recycle
-    leak = section.leak
-    return Policies(
-        availability=AvailabilityPolicy(),
-        regression=RegressionPolicy(threshold=section.regression.threshold, bursts=section.regression.bursts),
-        leak=LeakPolicy(
-            horizon_s=leak.horizon,
-            urgent_s=leak.urgent,
-            warmup_s=leak.warmup,
-            window_s=leak.window,
-            min_gain_bytes=leak.min_gain,
-            capacity_bytes=leak.capacity,
-        ),
-        limits=LimitsPolicy(p95_s=section.limits.p95, memory_ratio=section.limits.memory_ratio),
-        recycle=RecyclePolicy(
-            min_uptime_s=recycle.min_uptime,
-            cooldown_s=recycle.cooldown,
-            budget=recycle.budget,
-            budget_window_s=recycle.budget_window,
-            max_age_s=recycle.max_age,
-            max_age_jitter=recycle.max_age_jitter,
-        )
-        if recycle
-        else RecyclePolicy(),
-    )
-
-
-def retention_of(section: StoreSection) -> RetentionPolicy:
-    """How long history lives."""
-    return RetentionPolicy(
-        samples_s=section.samples,
-        failures_s=section.failures,
-        memory_s=section.memory,
-        rollups_s=section.rollups,
-        max_rows=section.max_rows,
     )
 
 

@@ -33,7 +33,6 @@ from watchdog.bootstrap import (
     lock_path,
     new_episode_id,
     recycled_of,
-    retention_of,
 )
 from watchdog.config import Config, ConfigError, LogSection
 from watchdog.couriers import Couriers
@@ -44,6 +43,7 @@ from watchdog.intake import Intake
 from watchdog.judge_thread import JudgeThread
 from watchdog.orders import Order, Orders
 from watchdog.pipeline import Pipeline
+from watchdog.policies import retention_of
 from watchdog.provisional import Provisional
 from watchdog.rebuild import build_watch
 from watchdog.reload import Reload
@@ -164,7 +164,7 @@ class Daemon:
     def run(self) -> None:
         """Serve until SIGTERM or SIGINT; SIGHUP reads the configuration again.
 
-        Raises DatabaseError when another daemon serves this database, or once the file was found corrupt.
+        Raises DatabaseError when another daemon serves this database, or once its file was found corrupt or gone.
         """
         self._orders.listen()
         try:
@@ -179,12 +179,13 @@ class Daemon:
         except Occupied:
             raise DatabaseError(f"another watchdog is already running on {self._database.path}") from None
         if (found := self._database.damage.found) is not None:
-            raise DatabaseError(f"{self._database.path} is corrupt ({found}): the next start sets it aside")
+            raise DatabaseError(f"{self._database.path} is {found.what}: {found.next}")
 
     def _start(self, listener: socket.socket) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._own_delay.start()
         self._database.damage.on_found(lambda _found: self._orders.give(Order.STOP))
+        self._database.damage.look_at(self._database.path)
         if (note := self._health.look_aside()) is not None:
             log.error(note)
         self._take_up(self._current.targets)
@@ -274,6 +275,7 @@ class Daemon:
         self._desk.wake()
 
     def _on_tick(self) -> None:
+        self._database.damage.look_at(self._database.path)
         for work in (self._pipeline.tick, self._backlog.look, self._health.look_aside):
             self._judge.put(work)
 

@@ -18,7 +18,7 @@ from alerts.message import Message, incident_message, recycle_message
 from alerts.notifiers.delivery import Route, recipients
 from alerts.recycle_requests import ask_again, ask_for_age, request
 from alerts.recycle_store import Episode
-from baselines import store
+from baselines import verdict_store
 from baselines.verdict import Check, Level, Reason, Status, Verdict
 from probes.messages import Life
 from watchdog.metrics import Metrics
@@ -63,7 +63,7 @@ class Effects:
         Again after a change of configuration: what stood goes on, but for what is not watched any more. What comes from
         the database counts as said now: it may be old only because nothing changed since.
         """
-        stored = [replace(verdict, at=self._now()) for verdict in store.latest_verdicts(connection)]
+        stored = [replace(verdict, at=self._now()) for verdict in verdict_store.latest_verdicts(connection)]
         stood = [*stored, *self._standing]  # the later word stands
         self._standing = Standing()
         for verdict in stood:
@@ -91,10 +91,10 @@ class Effects:
         if self._is_a_blink(before, verdict):
             return
         if before is None or _words(before) != _words(verdict):
-            store.save_verdict(connection, verdict)
+            verdict_store.save_verdict(connection, verdict)
             log.info("verdict", target=verdict.target, check=verdict.check, subject=verdict.subject, **_words(verdict))
         elif verdict.status is Status.WORSE:
-            store.refresh_verdict(connection, verdict)
+            verdict_store.refresh_verdict(connection, verdict)
 
     def _is_a_blink(self, before: Verdict | None, verdict: Verdict) -> bool:
         """A burst that our own delay tainted, soon after one that could be judged: what that one said still stands."""
@@ -188,7 +188,7 @@ class Effects:
         verdict = Verdict(
             target=target, check=check, subject=subject, at=self._now(), status=Status.UNKNOWN, reason=Reason.NO_DATA
         )
-        store.save_verdict(connection, verdict)
+        verdict_store.save_verdict(connection, verdict)
         self._standing.put(verdict)
         self._metrics.observe_status(target, check, self._standing.status(target, check))
 

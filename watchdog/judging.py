@@ -7,7 +7,7 @@ from itertools import groupby
 
 from sqlalchemy import Connection
 
-from baselines import store
+from baselines import burst_store, memory_store
 from baselines.availability import judge_availability
 from baselines.leak import judge_memory
 from baselines.limits import join, judge_memory_limit, judge_p95_limit
@@ -22,9 +22,9 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     """Availability, output and latency of one canary after a burst that is not stored yet."""
     policies = target.policies
     baseline = target.load_baseline(connection, burst.canary)
-    earlier = store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
-    last_good_at = store.last_good_at(connection, burst.target, burst.canary)
-    first_burst_at = store.first_burst_at(connection, burst.target, burst.canary)
+    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
+    last_good_at = burst_store.last_good_at(connection, burst.target, burst.canary)
+    first_burst_at = burst_store.first_burst_at(connection, burst.target, burst.canary)
     window = [*earlier, burst]
     latency = judge_latency(window, baseline, policies.regression, now=now)
     return [
@@ -44,7 +44,7 @@ def judge_memory_samples(
     verdicts = []
     since = now - policies.leak.lookback_s
     for life, newest in groupby(samples, key=lambda s: s.life):
-        points = [*store.memory_since(connection, target.name, life, since=since), *newest]
+        points = [*memory_store.memory_since(connection, target.name, life, since=since), *newest]
         memory = judge_memory(points, policies.leak, now=now)
         verdicts.append(join(memory, judge_memory_limit(points[-1], policies.limits, now=now)))
     return verdicts

@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 
 from alerts import store as alert_store
 from alerts.incident import POLICIES, step
-from baselines import store as history
+from baselines import burst_store, memory_store
 from baselines.database import Database
 from baselines.verdict import Status, Verdict
 from probes.messages import Burst, MemorySample
@@ -33,7 +33,7 @@ class Pipeline:
         """Judge one burst on the history before it; store it with everything that follows."""
         with self._database.read() as connection:
             verdicts = judge_burst(connection, burst, self._targets[burst.target], now=self._now())
-        self._conclude(verdicts, lambda connection: history.add_burst(connection, burst))
+        self._conclude(verdicts, lambda connection: burst_store.add_burst(connection, burst))
 
     def take_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
         """The same for the memory of a target's workers, judged as often as its floors can move."""
@@ -43,7 +43,7 @@ class Pipeline:
             self._memory_due[target] = now + every_s
             with self._database.read() as connection:
                 verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
-        self._conclude(verdicts, lambda connection: history.add_memory(connection, samples))
+        self._conclude(verdicts, lambda connection: memory_store.add_memory(connection, samples))
 
     def tick(self) -> None:
         """What is due by the clock and not by a result."""

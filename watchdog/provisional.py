@@ -8,7 +8,7 @@ from dataclasses import replace
 import structlog
 from sqlalchemy import Connection
 
-from baselines import store
+from baselines import baseline_store, burst_store
 from baselines.baseline import NotReady, gather
 from baselines.database import Database
 from probes.messages import Burst, Identity
@@ -38,7 +38,7 @@ class Provisional:
             if _has_baseline(connection, burst):
                 self._done.add(done)
                 return
-            bursts = store.bursts_since(connection, *key, limit=BURSTS)
+            bursts = burst_store.bursts_since(connection, *key, limit=BURSTS)
         if len(bursts) < BURSTS:
             return
         bursts[-1] = replace(bursts[-1], output=burst.output)  # the store keeps no values; the golden output needs them
@@ -50,14 +50,14 @@ class Provisional:
         with self._database.write(durable=True) as connection:
             if _has_baseline(connection, burst):  # a person was quicker, and theirs stands
                 return
-            saved = store.save_baseline(connection, baseline)
+            saved = baseline_store.save_baseline(connection, baseline)
             why_now = "the first baseline, taken by the daemon"
-            store.promote(connection, saved, at=self._now(), by="watchdog", why=why_now)
+            baseline_store.promote(connection, saved, at=self._now(), by="watchdog", why=why_now)
         self._done.add(done)
         log.info("provisional baseline", target=burst.target, canary=burst.canary, p95_s=baseline.p95_s)
 
 
 def _has_baseline(connection: Connection, burst: Burst) -> bool:
     """Whether the active baseline is of what this burst asked; another input's is no baseline for it."""
-    active = store.active_baseline(connection, burst.target, burst.canary)
+    active = baseline_store.active_baseline(connection, burst.target, burst.canary)
     return active is not None and active.identity == burst.identity

@@ -13,7 +13,7 @@ from alerts.episode import RecyclePolicy
 from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
-from baselines import store
+from baselines import baseline_store, burst_store, memory_store, verdict_store
 from baselines.quantiles import quantile
 from baselines.verdict import Level, Status, Verdict
 from watchdog.config import Config, TargetSection
@@ -90,7 +90,9 @@ def read_readiness(connection: Connection, target: TargetSection) -> Readiness:
         incidents=tuple(i for i in found if i.state is IncidentState.FIRING and i.subject not in isolated),
         breaker_open=_is_breaker_open(connection, target),
         last_good_at={
-            c.name: store.last_good_at(connection, target.name, c.name) for c in target.canary if c.name not in isolated
+            c.name: burst_store.last_good_at(connection, target.name, c.name)
+            for c in target.canary
+            if c.name not in isolated
         },
     )
 
@@ -104,7 +106,7 @@ def is_watched(target: TargetSection, subject: str) -> bool:
 
 def read_targets(connection: Connection, config: Config) -> list[TargetStatus]:
     """The status of every configured target, in the order of the configuration."""
-    verdicts = store.latest_verdicts(connection)
+    verdicts = verdict_store.latest_verdicts(connection)
     open_incidents = alert_store.list_incidents(connection, only_open=True, limit=1000)
     firing = [i for i in open_incidents if i.state is IncidentState.FIRING]
     return [_read_target(connection, target, verdicts, firing) for target in config.target]
@@ -139,7 +141,7 @@ def _read_target(
                 gpu_used_bytes=m.gpu_used_bytes,
                 gpu_capacity_bytes=m.gpu_capacity_bytes,
             )
-            for m in (store.latest_memory(connection, target.name) if target.process is not None else [])
+            for m in (memory_store.latest_memory(connection, target.name) if target.process is not None else [])
         ),
         incidents=tuple(i for i in firing if i.target == target.name),
         breaker_open=_is_breaker_open(connection, target),
@@ -152,15 +154,15 @@ def _is_breaker_open(connection: Connection, target: TargetSection) -> bool:
 
 
 def _read_canary(connection: Connection, target: str, canary: str) -> CanaryStatus:
-    bursts = store.bursts_since(connection, target, canary, limit=SHOWN_BURSTS)
+    bursts = burst_store.bursts_since(connection, target, canary, limit=SHOWN_BURSTS)
     latencies = [s.latency_s for b in bursts for s in b.judged if s.latency_s is not None]
-    baseline = store.active_baseline(connection, target, canary)
+    baseline = baseline_store.active_baseline(connection, target, canary)
     failed = next((s.outcome for s in bursts[-1].samples if s.outcome != "good"), "good") if bursts else None
     return CanaryStatus(
         name=canary,
         last_at=bursts[-1].at if bursts else None,
         last_outcome=failed,
-        last_good_at=store.last_good_at(connection, target, canary),
+        last_good_at=burst_store.last_good_at(connection, target, canary),
         p50_s=quantile(latencies, 0.5) if latencies else None,
         p95_s=quantile(latencies, 0.95) if latencies else None,
         baseline_id=baseline.id if baseline else None,

@@ -13,31 +13,17 @@ from alerts.episode import RecyclePolicy
 from alerts.gate import Held
 from alerts.recovery import Recovery, judge_recovery
 from alerts.recyclers import Recycler
-from baselines import store
-from baselines.availability import AvailabilityPolicy
+from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
-from baselines.leak import LeakPolicy
-from baselines.limits import LimitsPolicy
-from baselines.regression import RegressionPolicy
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
+from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policies:
-    """The rules of one target, as the packages below define them."""
-
-    availability: AvailabilityPolicy
-    regression: RegressionPolicy
-    leak: LeakPolicy
-    limits: LimitsPolicy
-    recycle: RecyclePolicy
 
 
 @dataclass(kw_only=True)
@@ -87,7 +73,7 @@ class Target:
 
         Its golden output is kept for the next probes, which never wait for the database.
         """
-        baseline = store.active_baseline(connection, self.name, canary)
+        baseline = baseline_store.active_baseline(connection, self.name, canary)
         self._baselines[canary] = baseline
         return baseline
 

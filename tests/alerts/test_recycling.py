@@ -27,7 +27,7 @@ from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
 from alerts.recycling import Recycling
 from alerts.store import Silence
-from baselines import store as history
+from baselines import memory_store
 from baselines.database import Database
 from baselines.regression import RegressionPolicy
 from baselines.verdict import Cause, Level, Reason
@@ -470,7 +470,7 @@ class TestGateOnRealFacts:
         server = Server(workers=[NEW])
         sample = MemorySample(target="chat", slot=0, life=OLD.key, at=NOW - 60)
         with bench.database.write() as connection:
-            history.add_memory(connection, [sample])
+            memory_store.add_memory(connection, [sample])
         ended = bench.recycling.run(bench.ask_for_incident(server, life=OLD.key), server)
         assert (ended.detail, server.acts) == (GateReason.WORKER_GONE, [])
 

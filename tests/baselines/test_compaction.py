@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builders import DEADLINE_S, NOW, make_burst
 
-from baselines import schema, store
+from baselines import burst_store, schema
 from baselines.compaction import KEPT_FREE_PAGES, LONG_LOG_BYTES, STEP_PAGES, Compaction, compact
 from baselines.database import Database
 
@@ -22,7 +22,7 @@ def fill(database: Database, megabytes: int, *, at: float = NOW) -> None:
     burst = make_burst(at=at, generation=detail)
     for _ in range(megabytes):
         with database.write() as connection:
-            store.add_bursts(connection, [burst] * 100)
+            burst_store.add_bursts(connection, [burst] * 100)
 
 
 def empty(database: Database) -> None:
@@ -77,11 +77,11 @@ def test_a_long_reader_holds_the_log_up_and_its_end_lets_it_shrink(database: Dat
         held_up = compact(database.path)
         assert held_up.log_bytes > LONG_LOG_BYTES
         with database.write() as connection:  # nor does the attempt leave a lock behind
-            store.add_burst(connection, make_burst())
+            burst_store.add_burst(connection, make_burst())
         reader.execute("COMMIT")
         assert compact(database.path).log_bytes == 0
     with database.read() as connection:
-        assert len(store.bursts_since(connection, "chat", "default", limit=3000)) == 2001
+        assert len(burst_store.bursts_since(connection, "chat", "default", limit=3000)) == 2001
 
 
 def test_without_a_reader_the_log_stays_short(database: Database) -> None:

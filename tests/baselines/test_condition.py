@@ -11,9 +11,9 @@ from builders import NOW, make_burst
 from damage import DAMAGES, Damage, garbage_in_the_middle
 from sqlalchemy.exc import DatabaseError as SqlError
 
-from baselines import store
+from baselines import burst_store
 from baselines.condition import Condition, examine, is_corrupt, last_set_aside, set_aside
-from baselines.database import Database, DatabaseError, open_database
+from baselines.database import Database, DatabaseError, Finding, open_database
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def filled(database: Database) -> Path:
     """The closed file of a database with some history."""
     with database.write() as connection:
         for number in range(300):
-            store.add_burst(connection, make_burst(at=NOW + number))
+            burst_store.add_burst(connection, make_burst(at=NOW + number))
     database.close()
     assert not database.path.with_name("watchdog.db-wal").exists()
     return database.path
@@ -118,7 +118,7 @@ def test_second_one_in_the_same_second_overwrites_nothing(filled: Path) -> None:
 def test_damage_found_in_use_stops_all_writing(filled: Path) -> None:
     """Whoever meets it first, it is told once on that thread, and from then on every transaction is refused."""
     database = open_database(f"sqlite:///{filled}")
-    told: list[str] = []
+    told: list[Finding] = []
     database.damage.on_found(told.append)
     garbage_in_the_middle(filled)
     with pytest.raises(SqlError) as error, database.read() as connection:
@@ -128,4 +128,25 @@ def test_damage_found_in_use_stops_all_writing(filled: Path) -> None:
     with pytest.raises(DatabaseError, match=r"is corrupt .*; nothing more is written to it"), database.write():
         pass
     database.fast.dispose()
+
+
+@pytest.mark.parametrize("fate", ["removed", "replaced by another"])
+def test_file_that_goes_away_in_use_stops_all_writing(filled: Path, fate: str) -> None:
+    """What would be written is lost with it. A look that finds the same file, however it grew, says nothing."""
+    database = open_database(f"sqlite:///{filled}")
+    database.damage.look_at(filled)
+    with database.write() as connection:
+        connection.exec_driver_sql("CREATE TABLE more (x)")
+    database.damage.look_at(filled)
+    assert database.damage.found is None
+    kept = filled.rename(filled.with_name("elsewhere.db"))
+    if fate != "removed":
+        filled.touch()
+    database.damage.look_at(filled)
+    assert database.damage.found is not None
+    assert database.damage.found.what == f"{fate} while it is in use"
+    with pytest.raises(DatabaseError, match="nothing more is written to it"), database.write():
+        pass
+    database.fast.dispose()
+    assert kept.exists()
     database.durable.dispose()

@@ -12,7 +12,7 @@ from builders import DEADLINE_S, NOW, make_burst
 from sqlalchemy import func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from baselines import schema, store
+from baselines import burst_store, schema
 from baselines.database import Database, DatabaseError, open_database, path_of
 
 HOLD_THE_LOCK = """
@@ -84,10 +84,10 @@ class TestWriting:
     def test_both_engines_see_what_either_committed(self, database: Database, durable: bool) -> None:
         """One file, two promises."""
         with database.write(durable=durable) as connection:
-            store.add_burst(connection, make_burst())
+            burst_store.add_burst(connection, make_burst())
         for engine in (database.fast, database.durable):
             with engine.connect() as connection:
-                assert store.last_good_at(connection, "chat", "default") == NOW
+                assert burst_store.last_good_at(connection, "chat", "default") == NOW
 
     @pytest.mark.parametrize("durable", [False, True], ids=["fast", "durable"])
     @pytest.mark.parametrize("exception", [RuntimeError, KeyboardInterrupt])
@@ -98,15 +98,15 @@ class TestWriting:
 
         def half() -> None:
             with database.write(durable=durable) as connection:
-                store.add_burst(connection, make_burst())
-                store.add_burst(connection, make_burst(at=NOW + 1))
+                burst_store.add_burst(connection, make_burst())
+                burst_store.add_burst(connection, make_burst(at=NOW + 1))
                 raise exception
 
         with pytest.raises(exception):
             half()
         assert count(database) == count(database, schema.rollups) == 0
         with database.write() as connection:
-            store.add_burst(connection, make_burst())
+            burst_store.add_burst(connection, make_burst())
         assert count(database) == 1
 
     def test_the_lock_is_held_from_the_first_statement(self, database: Database) -> None:
@@ -120,7 +120,7 @@ class TestWriting:
                 begun.set()
                 if wait:
                     assert go_on.wait(DEADLINE_S)
-                store.add_burst(connection, make_burst())
+                burst_store.add_burst(connection, make_burst())
 
         first = threading.Thread(target=add, args=(True,))
         first.start()
@@ -165,16 +165,16 @@ class TestReading:
     def test_a_read_is_one_moment(self, database: Database) -> None:
         """What is committed meanwhile is seen by the next."""
         with database.read() as connection:
-            assert store.last_good_at(connection, "chat", "default") is None
+            assert burst_store.last_good_at(connection, "chat", "default") is None
             with database.write() as other:
-                store.add_burst(other, make_burst())
-            assert store.last_good_at(connection, "chat", "default") is None
+                burst_store.add_burst(other, make_burst())
+            assert burst_store.last_good_at(connection, "chat", "default") is None
         with database.read() as connection:
-            assert store.last_good_at(connection, "chat", "default") == NOW
+            assert burst_store.last_good_at(connection, "chat", "default") == NOW
 
     def test_a_writer_holds_up_no_reader(self, database: Database) -> None:
         """The status page answers while a result is being stored."""
         with database.write(durable=True) as writing:
-            store.add_burst(writing, make_burst())
+            burst_store.add_burst(writing, make_burst())
             assert count(database) == 0
         assert count(database) == 1

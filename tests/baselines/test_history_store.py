@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sql_plan import explain
 from sqlalchemy import Connection, select
 
-from baselines import schema, store
+from baselines import baseline_store, burst_store, memory_store, schema, snapshot_store, verdict_store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.packing import pack_samples, unpack_samples
@@ -150,8 +150,8 @@ class TestRoundTrips:
     def test_bursts(self, scratch: Database, burst: Burst) -> None:
         """All but the output's values, which only a golden output keeps; samples to 0.1 us, see test_packing."""
         with undone(scratch) as connection:
-            store.add_burst(connection, burst)
-            found = store.bursts_since(connection, burst.target, burst.canary, limit=1)
+            burst_store.add_burst(connection, burst)
+            found = burst_store.bursts_since(connection, burst.target, burst.canary, limit=1)
         kept = replace(burst.output, values=()) if burst.output else None
         packed = unpack_samples(pack_samples(burst.samples, at=burst.at), at=burst.at)
         assert found == [replace(burst, output=kept, samples=packed)]
@@ -160,34 +160,34 @@ class TestRoundTrips:
     def test_memory(self, scratch: Database, sample: MemorySample) -> None:
         """None stays None and never becomes zero."""
         with undone(scratch) as connection:
-            store.add_memory(connection, [sample])
-            assert store.memory_since(connection, sample.target, sample.life) == [sample]
-            assert store.latest_memory(connection, sample.target) == [sample]
+            memory_store.add_memory(connection, [sample])
+            assert memory_store.memory_since(connection, sample.target, sample.life) == [sample]
+            assert memory_store.latest_memory(connection, sample.target) == [sample]
 
     @given(baseline=baselines)
     def test_baselines(self, scratch: Database, baseline: Baseline) -> None:
         """Golden values included, to the last bit."""
         with undone(scratch) as connection:
-            saved = store.save_baseline(connection, baseline)
+            saved = baseline_store.save_baseline(connection, baseline)
             assert saved.id is not None
             assert saved == replace(baseline, id=saved.id)
-            assert store.get_baseline(connection, saved.id) == saved
-            assert store.list_baselines(connection, baseline.target) == [saved]
+            assert baseline_store.get_baseline(connection, saved.id) == saved
+            assert baseline_store.list_baselines(connection, baseline.target) == [saved]
 
     @given(snapshot=snapshots)
     def test_snapshots(self, scratch: Database, snapshot: Snapshot) -> None:
         """The per-op table in its order."""
         with undone(scratch) as connection:
-            store.save_snapshot(connection, snapshot)
-            assert store.latest_snapshot(connection, snapshot.target, snapshot.canary) == snapshot
+            snapshot_store.save_snapshot(connection, snapshot)
+            assert snapshot_store.latest_snapshot(connection, snapshot.target, snapshot.canary) == snapshot
 
     @given(verdict=verdicts)
     def test_verdicts(self, scratch: Database, verdict: Verdict) -> None:
         """All but the strikes, which the incident counts."""
         with undone(scratch) as connection:
-            store.save_verdict(connection, verdict)
-            found = store.verdict_history(connection, verdict.target)
-            assert found == store.latest_verdicts(connection) == [replace(verdict, strikes=0)]
+            verdict_store.save_verdict(connection, verdict)
+            found = verdict_store.verdict_history(connection, verdict.target)
+            assert found == verdict_store.latest_verdicts(connection) == [replace(verdict, strikes=0)]
         words = {Check, Status, Reason, Cause, Level}
         assert {type(getattr(found[0], f.name)) for f in fields(Verdict)} >= words
 
@@ -205,8 +205,8 @@ class TestBursts:
         """Of equal times the one stored last is the newest; stored out of order or not."""
         with undone(scratch) as connection:
             for number, at in enumerate(times):
-                store.add_burst(connection, make_burst(at=at, facts={"number": number}))
-            found = store.bursts_since(connection, "chat", "default", since=since, limit=limit)
+                burst_store.add_burst(connection, make_burst(at=at, facts={"number": number}))
+            found = burst_store.bursts_since(connection, "chat", "default", since=since, limit=limit)
         expected = sorted((at, number) for number, at in enumerate(times) if at >= since)[-limit:]
         assert [(b.at, b.facts["number"]) for b in found] == expected
 
@@ -214,22 +214,22 @@ class TestBursts:
         """Also where the clock stepped back between two requests, by which the burst began after its samples."""
         burst = replace(make_burst(), samples=tuple(reversed(make_burst().samples)), at=NOW + 3600)
         with database.write() as connection:
-            store.add_burst(connection, burst)
-            assert store.bursts_since(connection, "chat", "default", limit=5) == [burst]
+            burst_store.add_burst(connection, burst)
+            assert burst_store.bursts_since(connection, "chat", "default", limit=5) == [burst]
 
     def test_many_at_once_are_as_many_one_by_one(self, database: Database) -> None:
         """More than SQLite binds variables at once; each with its own samples, and none makes none."""
         with database.write() as connection:
-            store.add_bursts(connection, [])
-            store.add_bursts(connection, [make_burst(Outcome.GOOD, at=NOW + i) for i in range(1100)])
-            store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW + 1100))
-            found = store.bursts_since(connection, "chat", "default", limit=2000)
+            burst_store.add_bursts(connection, [])
+            burst_store.add_bursts(connection, [make_burst(Outcome.GOOD, at=NOW + i) for i in range(1100)])
+            burst_store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW + 1100))
+            found = burst_store.bursts_since(connection, "chat", "default", limit=2000)
         assert [b.at for b in found] == [b.samples[0].at for b in found] == [NOW + i for i in range(1101)]
 
     def test_sql_reads_the_samples_of_a_row(self, database: Database) -> None:
         """With SQLite's own JSON functions, for who looks at the file with another program."""
         with database.write() as connection:
-            store.add_burst(connection, make_burst(Outcome.GOOD, Outcome.TIMEOUT, Outcome.GOOD))
+            burst_store.add_burst(connection, make_burst(Outcome.GOOD, Outcome.TIMEOUT, Outcome.GOOD))
             rows = connection.exec_driver_sql(
                 "SELECT json_extract(samples, '$.count'), json_extract(samples, '$.latency_us[0]') / 1e6,"
                 " json_extract(samples, '$.outcome[1]'), json_extract(identity, '$.input_hash') FROM bursts"
@@ -240,28 +240,30 @@ class TestBursts:
         """Each canary has its own baseline, so its own history."""
         with database.write() as connection:
             for target, canary in (("chat", "default"), ("chat", "long"), ("image", "default")):
-                store.add_burst(connection, make_burst(target=target, canary=canary))
-            found = store.bursts_since(connection, "chat", "long", limit=5)
+                burst_store.add_burst(connection, make_burst(target=target, canary=canary))
+            found = burst_store.bursts_since(connection, "chat", "long", limit=5)
         assert [(b.target, b.canary) for b in found] == [("chat", "long")]
 
     def test_last_good_is_the_last_burst_with_a_good_answer(self, database: Database) -> None:
         """One good answer of five proves that the server served; a wrong one, or another canary's, does not."""
         with database.write() as connection:
-            assert store.last_good_at(connection, "chat", "default") is None
-            store.add_burst(connection, make_burst(at=NOW))
-            store.add_burst(connection, make_burst(Outcome.TIMEOUT, Outcome.GOOD, Outcome.OVERLOADED_503, at=NOW + 60))
-            store.add_burst(connection, make_burst(Outcome.DRIFTED, at=NOW + 120))
-            store.add_burst(connection, make_burst(at=NOW + 180, canary="long"))
-            assert store.last_good_at(connection, "chat", "default") == NOW + 60
+            assert burst_store.last_good_at(connection, "chat", "default") is None
+            burst_store.add_burst(connection, make_burst(at=NOW))
+            burst_store.add_burst(
+                connection, make_burst(Outcome.TIMEOUT, Outcome.GOOD, Outcome.OVERLOADED_503, at=NOW + 60)
+            )
+            burst_store.add_burst(connection, make_burst(Outcome.DRIFTED, at=NOW + 120))
+            burst_store.add_burst(connection, make_burst(at=NOW + 180, canary="long"))
+            assert burst_store.last_good_at(connection, "chat", "default") == NOW + 60
 
     def test_first_burst_is_the_oldest_of_its_canary(self, database: Database) -> None:
         """What a canary that was never good counts from."""
         with database.write() as connection:
-            assert store.first_burst_at(connection, "chat", "default") is None
-            store.add_burst(connection, make_burst(Outcome.OVERLOADED_503, at=NOW + 60))
-            store.add_burst(connection, make_burst(Outcome.OVERLOADED_503, at=NOW + 120))
-            store.add_burst(connection, make_burst(at=NOW, canary="long"))
-            assert store.first_burst_at(connection, "chat", "default") == NOW + 60
+            assert burst_store.first_burst_at(connection, "chat", "default") is None
+            burst_store.add_burst(connection, make_burst(Outcome.OVERLOADED_503, at=NOW + 60))
+            burst_store.add_burst(connection, make_burst(Outcome.OVERLOADED_503, at=NOW + 120))
+            burst_store.add_burst(connection, make_burst(at=NOW, canary="long"))
+            assert burst_store.first_burst_at(connection, "chat", "default") == NOW + 60
 
 
 class TestMemory:
@@ -271,58 +273,66 @@ class TestMemory:
     def test_windows_never_span_two_lives(self, database: Database) -> None:
         """The next life in the slot starts anew."""
         with database.write() as connection:
-            store.add_memory(connection, [])
-            store.add_memory(connection, [self.at(0, "7@1", NOW), self.at(1, "8@1", NOW)])
-            store.add_memory(connection, [self.at(0, "9@2", NOW + 60, used=1), self.at(1, "8@1", NOW + 60)])
-            assert [s.at for s in store.memory_since(connection, "chat", "8@1")] == [NOW, NOW + 60]
-            assert [s.at for s in store.memory_since(connection, "chat", "8@1", since=NOW + 1)] == [NOW + 60]
-            assert [s.host_anon_bytes for s in store.memory_since(connection, "chat", "9@2")] == [1]
-            assert [(s.slot, s.life) for s in store.latest_memory(connection, "chat")] == [(0, "9@2"), (1, "8@1")]
+            memory_store.add_memory(connection, [])
+            memory_store.add_memory(connection, [self.at(0, "7@1", NOW), self.at(1, "8@1", NOW)])
+            memory_store.add_memory(connection, [self.at(0, "9@2", NOW + 60, used=1), self.at(1, "8@1", NOW + 60)])
+            assert [s.at for s in memory_store.memory_since(connection, "chat", "8@1")] == [NOW, NOW + 60]
+            assert [s.at for s in memory_store.memory_since(connection, "chat", "8@1", since=NOW + 1)] == [NOW + 60]
+            assert [s.host_anon_bytes for s in memory_store.memory_since(connection, "chat", "9@2")] == [1]
+            assert [(s.slot, s.life) for s in memory_store.latest_memory(connection, "chat")] == [
+                (0, "9@2"),
+                (1, "8@1"),
+            ]
 
     def test_newest_figures_are_found_without_reading_all(self, database: Database) -> None:
         """Weeks of samples are not scanned for what is asked at every look: an index leads there."""
         with database.write() as connection:
-            store.add_memory(connection, [self.at(0, "7@1", NOW)])
-            plan = explain(connection, lambda: store.latest_memory(connection, "chat"))
+            memory_store.add_memory(connection, [self.at(0, "7@1", NOW)])
+            plan = explain(connection, lambda: memory_store.latest_memory(connection, "chat"))
             assert any("ix_memory_samples_target_slot (target=? AND slot=?)" in step for step in plan), plan
             assert not any("SCAN memory_samples" in step for step in plan), plan
-            plan = explain(connection, lambda: store.last_good_at(connection, "chat", "default"))
+            plan = explain(connection, lambda: burst_store.last_good_at(connection, "chat", "default"))
             assert any("ix_bursts_target_canary_any_good_at (target=? AND canary=? AND any_good=?)" in s for s in plan)
 
     def test_lives_are_remembered_from_first_to_last_sight(self, database: Database) -> None:
         """One row a life; its slot is where it was seen last."""
         with database.write() as connection:
-            store.add_memory(connection, [self.at(0, "7@1", NOW)])
-            store.add_memory(connection, [self.at(0, "7@1", NOW + 60), self.at(1, "8@1", NOW + 30)])
-            store.add_memory(connection, [self.at(2, "7@1", NOW + 90)])
-            assert store.lives_seen(connection, "chat") == [("8@1", 1, NOW + 30, NOW + 30), ("7@1", 2, NOW, NOW + 90)]
-            assert store.lives_seen(connection, "image") == []
+            memory_store.add_memory(connection, [self.at(0, "7@1", NOW)])
+            memory_store.add_memory(connection, [self.at(0, "7@1", NOW + 60), self.at(1, "8@1", NOW + 30)])
+            memory_store.add_memory(connection, [self.at(2, "7@1", NOW + 90)])
+            assert memory_store.lives_seen(connection, "chat") == [
+                ("8@1", 1, NOW + 30, NOW + 30),
+                ("7@1", 2, NOW, NOW + 90),
+            ]
+            assert memory_store.lives_seen(connection, "image") == []
 
 
 class TestBaselines:
     def test_none_is_active_before_the_first_promotion(self, database: Database) -> None:
         """Storing is not promoting."""
         with database.write() as connection:
-            store.save_baseline(connection, make_baseline())
-            assert store.active_baseline(connection, "chat", "default") is None
-            assert store.promotions(connection, "chat", "default") == []
-            assert store.get_baseline(connection, 99) is None
+            baseline_store.save_baseline(connection, make_baseline())
+            assert baseline_store.active_baseline(connection, "chat", "default") is None
+            assert baseline_store.promotions(connection, "chat", "default") == []
+            assert baseline_store.get_baseline(connection, 99) is None
 
     def test_promotions_and_rollbacks_are_history(self, database: Database) -> None:
         """A rollback is one more row; nothing is forgotten, and each canary has a history of its own."""
         with database.write(durable=True) as connection:
-            first, second = (store.save_baseline(connection, make_baseline(label=label)) for label in ("v1", "v2"))
-            other = store.save_baseline(connection, make_baseline(canary="long"))
+            first, second = (
+                baseline_store.save_baseline(connection, make_baseline(label=label)) for label in ("v1", "v2")
+            )
+            other = baseline_store.save_baseline(connection, make_baseline(canary="long"))
             for number, (baseline, why) in enumerate(
                 [(first, "deploy"), (second, "deploy"), (other, "deploy"), (first, "rollback")]
             ):
-                store.promote(connection, baseline, at=NOW + number, by="ana", why=why)
-            assert store.active_baseline(connection, "chat", "default") == first
-            assert store.active_baseline(connection, "chat", "long") == other
-            history = store.promotions(connection, "chat", "default")
-            newest = store.promotions(connection, "chat", "default", limit=1)
-            assert [b.label for b in store.list_baselines(connection, "chat", "default")] == ["v2", "v1"]
-            assert len(store.list_baselines(connection, "chat")) == 3
+                baseline_store.promote(connection, baseline, at=NOW + number, by="ana", why=why)
+            assert baseline_store.active_baseline(connection, "chat", "default") == first
+            assert baseline_store.active_baseline(connection, "chat", "long") == other
+            history = baseline_store.promotions(connection, "chat", "default")
+            newest = baseline_store.promotions(connection, "chat", "default", limit=1)
+            assert [b.label for b in baseline_store.list_baselines(connection, "chat", "default")] == ["v2", "v1"]
+            assert len(baseline_store.list_baselines(connection, "chat")) == 3
         assert [(p.baseline_id, p.at, p.by, p.why) for p in history] == [
             (first.id, NOW + 3, "ana", "rollback"),
             (second.id, NOW + 1, "ana", "deploy"),
@@ -333,18 +343,20 @@ class TestBaselines:
     def test_a_promotion_counts_by_when_it_was_made_and_not_by_the_clock(self, database: Database) -> None:
         """A clock that was set back does not bring an old baseline back."""
         with database.write(durable=True) as connection:
-            first, second = (store.save_baseline(connection, make_baseline(label=label)) for label in ("v1", "v2"))
-            store.promote(connection, first, at=NOW, by="ana", why="")
-            store.promote(connection, second, at=NOW - 3600, by="ana", why="")
-            assert store.active_baseline(connection, "chat", "default") == second
+            first, second = (
+                baseline_store.save_baseline(connection, make_baseline(label=label)) for label in ("v1", "v2")
+            )
+            baseline_store.promote(connection, first, at=NOW, by="ana", why="")
+            baseline_store.promote(connection, second, at=NOW - 3600, by="ana", why="")
+            assert baseline_store.active_baseline(connection, "chat", "default") == second
 
     def test_the_active_one_is_found_without_reading_all(self, database: Database) -> None:
         """A year of promotions is neither read nor sorted for what every judgement asks for; nor are baselines."""
         with database.write(durable=True) as connection:
-            saved = store.save_baseline(connection, make_baseline())
-            store.promote(connection, saved, at=NOW, by="ana", why="")
-            plan = explain(connection, lambda: store.active_baseline(connection, "chat", "default"))
-            plan += explain(connection, lambda: store.list_baselines(connection, "chat", "default", limit=1))
+            saved = baseline_store.save_baseline(connection, make_baseline())
+            baseline_store.promote(connection, saved, at=NOW, by="ana", why="")
+            plan = explain(connection, lambda: baseline_store.active_baseline(connection, "chat", "default"))
+            plan += explain(connection, lambda: baseline_store.list_baselines(connection, "chat", "default", limit=1))
         assert not [step for step in plan if "SCAN" in step or "TEMP B-TREE" in step], plan
 
     def test_golden_values_are_in_baselines_and_nowhere_else(self, database: Database) -> None:
@@ -353,8 +365,8 @@ class TestBaselines:
         golden = replace(GOLDEN, values=(secret, 1.0, 2.0))
         with database.write(durable=True) as connection:
             for _ in range(3):
-                store.add_burst(connection, make_burst(output=golden))
-            store.save_baseline(connection, make_baseline(golden=golden))
+                burst_store.add_burst(connection, make_burst(output=golden))
+            baseline_store.save_baseline(connection, make_baseline(golden=golden))
             holding = [
                 table.name
                 for table in schema.metadata.sorted_tables
@@ -377,48 +389,48 @@ class TestVerdicts:
         said = [self.verdict(1), self.verdict(2, subject="long"), self.verdict(3), self.verdict(4, target="image")]
         with database.write() as connection:
             for verdict in said:
-                store.save_verdict(connection, verdict)
-            assert store.latest_verdicts(connection) == said[1:]
+                verdict_store.save_verdict(connection, verdict)
+            assert verdict_store.latest_verdicts(connection) == said[1:]
 
     def test_newest_verdicts_are_found_without_reading_all(self, database: Database) -> None:
         """A year of changes is not scanned for what is asked at every look."""
         with database.write() as connection:
-            store.save_verdict(connection, self.verdict(1))
-            plan = explain(connection, lambda: store.latest_verdicts(connection))
+            verdict_store.save_verdict(connection, self.verdict(1))
+            plan = explain(connection, lambda: verdict_store.latest_verdicts(connection))
             assert any("ix_verdicts_newest" in step for step in plan), plan
-            plan = explain(connection, lambda: store.refresh_verdict(connection, self.verdict(2)))
+            plan = explain(connection, lambda: verdict_store.refresh_verdict(connection, self.verdict(2)))
             assert any("ix_verdicts_newest" in step for step in plan), plan
 
     def test_a_refreshed_verdict_keeps_its_words_and_its_time(self, database: Database) -> None:
         """Only its figures are those of now, and only those of the newest of this subject."""
         with database.write() as connection:
             for at in (1.0, 2.0):
-                store.save_verdict(connection, self.verdict(at))
-            store.save_verdict(connection, self.verdict(3.0, subject="long"))
-            store.refresh_verdict(connection, replace(self.verdict(9.0), evidence={"ratio": 1.5}))
-            history = store.verdict_history(connection, "chat")
+                verdict_store.save_verdict(connection, self.verdict(at))
+            verdict_store.save_verdict(connection, self.verdict(3.0, subject="long"))
+            verdict_store.refresh_verdict(connection, replace(self.verdict(9.0), evidence={"ratio": 1.5}))
+            history = verdict_store.verdict_history(connection, "chat")
         assert [(v.at, dict(v.evidence)) for v in history] == [(3.0, {}), (2.0, {"ratio": 1.5}), (1.0, {})]
 
     def test_history_is_newest_first_and_limited(self, database: Database) -> None:
         """Since a time, of one target."""
         with database.write() as connection:
             for at in range(5):
-                store.save_verdict(connection, self.verdict(at))
-            store.save_verdict(connection, self.verdict(9, target="image"))
-            assert [v.at for v in store.verdict_history(connection, "chat")] == [4, 3, 2, 1, 0]
-            assert [v.at for v in store.verdict_history(connection, "chat", since=2)] == [4, 3, 2]
-            assert [v.at for v in store.verdict_history(connection, "chat", limit=2)] == [4, 3]
+                verdict_store.save_verdict(connection, self.verdict(at))
+            verdict_store.save_verdict(connection, self.verdict(9, target="image"))
+            assert [v.at for v in verdict_store.verdict_history(connection, "chat")] == [4, 3, 2, 1, 0]
+            assert [v.at for v in verdict_store.verdict_history(connection, "chat", since=2)] == [4, 3, 2]
+            assert [v.at for v in verdict_store.verdict_history(connection, "chat", limit=2)] == [4, 3]
 
 
 def test_the_newest_snapshot_is_shown(database: Database) -> None:
     """None before the first; by the time it was taken."""
     with database.write() as connection:
-        assert store.latest_snapshot(connection, "chat", "default") is None
+        assert snapshot_store.latest_snapshot(connection, "chat", "default") is None
         for at in (NOW, NOW + 2, NOW + 1):
-            store.save_snapshot(
+            snapshot_store.save_snapshot(
                 connection,
                 Snapshot(target="chat", canary="default", at=at, steps=3, step_s=0.1, ops=(), environment={}),
             )
-        found = store.latest_snapshot(connection, "chat", "default")
+        found = snapshot_store.latest_snapshot(connection, "chat", "default")
     assert found is not None
     assert found.at == NOW + 2

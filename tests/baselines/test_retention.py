@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sql_plan import explain
 from sqlalchemy import Connection, select
 
-from baselines import retention, schema, store
+from baselines import baseline_store, burst_store, memory_store, retention, schema, verdict_store
 from baselines.database import Database
 from baselines.retention import (
     KEPT_BASELINES,
@@ -31,7 +31,7 @@ POLICY = RetentionPolicy()
 
 def ages(connection: Connection) -> list[float]:
     """Of the bursts that are left, in days, oldest first."""
-    found = store.bursts_since(connection, "chat", "default", limit=1000)
+    found = burst_store.bursts_since(connection, "chat", "default", limit=1000)
     return [(NOW - burst.at) / DAY for burst in found]
 
 
@@ -50,8 +50,8 @@ class TestAge:
     def test_failures_outlive_successes(self, database: Database, outcome: Outcome, age_d: float, kept: bool) -> None:
         """A failure is what an incident page needs weeks later."""
         with database.write() as connection:
-            store.add_burst(connection, make_burst(outcome, at=NOW - age_d * DAY))
-            store.add_burst(connection, make_burst(at=NOW))
+            burst_store.add_burst(connection, make_burst(outcome, at=NOW - age_d * DAY))
+            burst_store.add_burst(connection, make_burst(at=NOW))
             assert prune(connection, POLICY, now=NOW) == (not kept)
             assert ages(connection) == pytest.approx([*([age_d] if kept else []), 0])
 
@@ -59,18 +59,18 @@ class TestAge:
         """The good ones beside it are its context."""
         with database.write() as connection:
             burst = make_burst(Outcome.GOOD, Outcome.GOOD, Outcome.TIMEOUT, at=NOW - 30 * DAY)
-            store.add_burst(connection, burst)
+            burst_store.add_burst(connection, burst)
             assert prune(connection, POLICY, now=NOW) == 0
-            assert store.bursts_since(connection, "chat", "default", limit=1) == [burst]
+            assert burst_store.bursts_since(connection, "chat", "default", limit=1) == [burst]
 
     def test_memory_has_an_age_of_its_own(self, database: Database) -> None:
         """And what is not past it stays."""
         with database.write() as connection:
             for age_d in (7.1, 6.9):
                 sample = MemorySample(target="chat", slot=0, life="7@1", at=NOW - age_d * DAY, host_anon_bytes=1)
-                store.add_memory(connection, [sample])
+                memory_store.add_memory(connection, [sample])
             assert prune(connection, POLICY, now=NOW) == 1
-            assert store.memory_since(connection, "chat", "7@1") == [sample]
+            assert memory_store.memory_since(connection, "chat", "7@1") == [sample]
 
     def test_nothing_to_delete_deletes_nothing(self, database: Database) -> None:
         """On an empty database too."""
@@ -91,9 +91,9 @@ class TestBurstCap:
         with scratch.write() as connection:
             connection.execute(schema.bursts.delete())
             for i, good in enumerate(kinds):
-                store.add_burst(connection, make_burst(Outcome.GOOD if good else Outcome.TIMEOUT, at=NOW + i))
+                burst_store.add_burst(connection, make_burst(Outcome.GOOD if good else Outcome.TIMEOUT, at=NOW + i))
             prune(connection, RetentionPolicy(max_rows=cap), now=NOW)
-            found = store.bursts_since(connection, "chat", "default", limit=100)
+            found = burst_store.bursts_since(connection, "chat", "default", limit=100)
         assert [b.at - NOW for b in found] == [i for i, _ in left]
 
 
@@ -106,7 +106,7 @@ class TestSteps:
                 bursts = [
                     make_burst(Outcome.GOOD, at=NOW - days + i) for i in range(first, min(first + STEP, 2 * STEP + 5))
                 ]
-                store.add_bursts(connection, bursts)
+                burst_store.add_bursts(connection, bursts)
             deleted = [prune(connection, POLICY, now=NOW) for _ in range(4)]
         assert deleted == [STEP, STEP, 5, 0]
 
@@ -116,9 +116,9 @@ class TestSteps:
             samples = [
                 MemorySample(target="chat", slot=0, life="7@1", at=NOW + i, host_anon_bytes=1) for i in range(STEP + 30)
             ]
-            store.add_memory(connection, samples)
+            memory_store.add_memory(connection, samples)
             deleted = [prune(connection, RetentionPolicy(max_rows=10), now=NOW) for _ in range(3)]
-            assert store.memory_since(connection, "chat", "7@1") == samples[-10:]
+            assert memory_store.memory_since(connection, "chat", "7@1") == samples[-10:]
         assert deleted == [STEP, 20, 0]
 
     def test_what_is_past_its_age_is_found_without_reading_all(self, database: Database) -> None:
@@ -138,17 +138,17 @@ class TestClock:
     def test_a_clock_set_back_deletes_nothing(self, database: Database) -> None:
         """What lies in its future is young."""
         with database.write() as connection:
-            store.add_burst(connection, make_burst(at=NOW))
+            burst_store.add_burst(connection, make_burst(at=NOW))
             assert prune(connection, POLICY, now=NOW - 3600) == prune(connection, POLICY, now=0.0) == 0
 
     def test_what_a_clock_that_ran_ahead_wrote_keeps_nothing_else_alive(self, database: Database) -> None:
         """A sample of next year does not stand in the way of those that came after it."""
         ahead = MemorySample(target="chat", slot=0, life="7@1", at=NOW + 365 * DAY, host_anon_bytes=1)
         with database.write() as connection:
-            store.add_memory(connection, [ahead])
-            store.add_memory(connection, [replace(ahead, at=NOW)])
+            memory_store.add_memory(connection, [ahead])
+            memory_store.add_memory(connection, [replace(ahead, at=NOW)])
             assert prune(connection, POLICY, now=NOW + 8 * DAY) == 1
-            assert store.memory_since(connection, "chat", "7@1") == [ahead]
+            assert memory_store.memory_since(connection, "chat", "7@1") == [ahead]
 
 
 class TestVerdicts:
@@ -166,25 +166,25 @@ class TestVerdicts:
             for target in ("chat", "image")
         )
         with database.write() as connection:
-            store.save_verdict(connection, quiet)
-            store.save_verdict(connection, loud)
+            verdict_store.save_verdict(connection, quiet)
+            verdict_store.save_verdict(connection, loud)
             rows = [
                 dict(connection.execute(select(schema.verdicts)).mappings().all()[1]) | {"id": None, "newest": False}
             ] * KEPT_VERDICTS
             connection.execute(schema.verdicts.insert(), [{k: v for k, v in r.items() if k != "id"} for r in rows])
             assert prune(connection, POLICY, now=NOW) == 2
-            assert store.latest_verdicts(connection) == [quiet, loud]
+            assert verdict_store.latest_verdicts(connection) == [quiet, loud]
 
 
 class TestBaselines:
     def save(self, connection: Connection, version: str | None, **about: object) -> int:
         provenance = {} if version is None else {"model_version": version}
-        saved = store.save_baseline(connection, make_baseline(provenance=provenance, **about))
+        saved = baseline_store.save_baseline(connection, make_baseline(provenance=provenance, **about))
         assert saved.id is not None
         return saved.id
 
     def left(self, connection: Connection) -> set[int | None]:
-        return {b.id for b in store.list_baselines(connection, "chat")}
+        return {b.id for b in baseline_store.list_baselines(connection, "chat")}
 
     def test_the_last_three_versions_survive_any_number_of_baselines(self, database: Database) -> None:
         """So that a rollback always can; older versions go."""
@@ -193,22 +193,22 @@ class TestBaselines:
             new = [self.save(connection, "v4") for _ in range(KEPT_BASELINES + 5)]
             assert prune(connection, POLICY, now=NOW) == 2 + 5  # v1, the older v2, five of v4
             assert self.left(connection) == {old[2], old[3], *new[5:]}
-            versions = newest_per_version(store.list_baselines(connection, "chat"))
+            versions = newest_per_version(baseline_store.list_baselines(connection, "chat"))
         assert [b.provenance["model_version"] for b in versions] == ["v4", "v3", "v2"]
         assert len(versions) == KEPT_VERSIONS
 
     def test_the_active_one_survives_however_old(self, database: Database) -> None:
         """What is judged by must not go; nor may its promotion."""
         with database.write() as connection:
-            first = store.save_baseline(connection, make_baseline())
+            first = baseline_store.save_baseline(connection, make_baseline())
             for i in range(KEPT_BASELINES + 5):
-                later = store.save_baseline(connection, make_baseline(taken_at=NOW + i))
-                store.promote(connection, later, at=NOW + i, by="ana", why="")
-            store.promote(connection, first, at=NOW, by="ana", why="rollback")
+                later = baseline_store.save_baseline(connection, make_baseline(taken_at=NOW + i))
+                baseline_store.promote(connection, later, at=NOW + i, by="ana", why="")
+            baseline_store.promote(connection, first, at=NOW, by="ana", why="rollback")
             prune(connection, POLICY, now=NOW)
-            assert store.active_baseline(connection, "chat", "default") == first
+            assert baseline_store.active_baseline(connection, "chat", "default") == first
             stored = self.left(connection)
-            promoted = {p.baseline_id for p in store.promotions(connection, "chat", "default")}
+            promoted = {p.baseline_id for p in baseline_store.promotions(connection, "chat", "default")}
         assert len(stored) == KEPT_BASELINES + 1
         assert promoted <= stored
 
@@ -224,11 +224,11 @@ class TestBaselines:
     def test_the_newest_promotion_survives_the_cap(self, database: Database) -> None:
         """Which baseline is active does not change when old promotions go."""
         with database.write() as connection:
-            one, two = (store.save_baseline(connection, make_baseline(label=label)) for label in "ab")
+            one, two = (baseline_store.save_baseline(connection, make_baseline(label=label)) for label in "ab")
             for i in range(retention.KEPT_PROMOTIONS + 3):
-                store.promote(connection, (one, two)[i % 2], at=NOW + i, by="ana", why="")
-            active = store.active_baseline(connection, "chat", "default")
+                baseline_store.promote(connection, (one, two)[i % 2], at=NOW + i, by="ana", why="")
+            active = baseline_store.active_baseline(connection, "chat", "default")
             assert prune(connection, POLICY, now=NOW) == 3
-            assert store.active_baseline(connection, "chat", "default") == active
-            newest = store.promotions(connection, "chat", "default", limit=1)
+            assert baseline_store.active_baseline(connection, "chat", "default") == active
+            newest = baseline_store.promotions(connection, "chat", "default", limit=1)
         assert newest[0].at == NOW + retention.KEPT_PROMOTIONS + 2

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Connection, select
 
-from baselines import rollup_store, schema, store
+from baselines import burst_store, memory_store, rollup_store, schema
 from baselines.database import Database
 from baselines.histogram import histogram_of
 from baselines.retention import RetentionPolicy, prune
@@ -30,12 +30,12 @@ WRITE_FOR_EVER = """
 import sys
 from itertools import count
 from builders import NOW, make_burst
-from baselines import retention, store
+from baselines import burst_store, memory_store, retention
 from baselines.database import open_database
 database = open_database(f"sqlite:///{sys.argv[1]}")
 for i in count():
     with database.write() as connection:
-        store.add_burst(connection, make_burst(at=NOW + 60 * i))
+        burst_store.add_burst(connection, make_burst(at=NOW + 60 * i))
     with database.write() as connection:
         retention.prune(connection, retention.RetentionPolicy(samples_s=600), now=NOW + 60 * i)
     print(i, flush=True)
@@ -69,7 +69,7 @@ def test_each_request_counts_once_whatever_is_pruned_and_however_the_clock_jumps
         empty(connection)
         for offset_s, burst_outcomes, latency_s, then_prune in trips:
             burst = make_burst(*burst_outcomes, at=HOUR + offset_s, latency_s=latency_s)
-            store.add_burst(connection, burst)
+            burst_store.add_burst(connection, burst)
             begin = int(burst.at // HOUR_S) * HOUR_S
             requests.setdefault(begin, Counter()).update(burst_outcomes)
             latencies.setdefault(begin, []).extend([latency_s] * burst_outcomes.count(Outcome.GOOD))
@@ -85,11 +85,11 @@ def test_at_once_and_one_by_one_make_the_same_hours(database: Database) -> None:
     rng = random.Random(1)
     bursts = [make_burst(at=HOUR + 97.0 * i, latency_s=rng.lognormvariate(-3, 0.3)) for i in range(200)]
     with database.write() as connection:
-        store.add_bursts(connection, bursts)
+        burst_store.add_bursts(connection, bursts)
         at_once = hours(connection)
         empty(connection)
         for burst in bursts:
-            store.add_burst(connection, burst)
+            burst_store.add_burst(connection, burst)
         assert hours(connection) == at_once == roll_up(bursts)
 
 
@@ -98,14 +98,14 @@ def test_a_transaction_taken_back_counts_nothing(database: Database) -> None:
 
     def fail() -> None:
         with database.write() as connection:
-            store.add_burst(connection, make_burst())
+            burst_store.add_burst(connection, make_burst())
             raise OSError("disk full")
 
     for _ in range(3):
         with pytest.raises(OSError, match="disk full"):
             fail()
     with database.write() as connection:
-        store.add_burst(connection, make_burst())
+        burst_store.add_burst(connection, make_burst())
         assert [r.total for r in hours(connection)] == [5]
 
 
@@ -126,7 +126,7 @@ def test_nothing_is_lost_or_counted_twice_by_kill_nine(database: Database, tmp_p
         child.send_signal(signal.SIGKILL)
         told = [int(line) for line in child.stdout if line.endswith("\n")]
     with database.read() as connection:
-        newest = store.bursts_since(connection, "chat", "default", limit=1)[0]
+        newest = burst_store.bursts_since(connection, "chat", "default", limit=1)[0]
         found = hours(connection)
         assert connection.exec_driver_sql("PRAGMA integrity_check").scalar() == "ok"
     committed = round((newest.at - NOW) / 60) + 1
@@ -145,7 +145,7 @@ def test_only_good_untainted_latencies_are_in_the_histogram(database: Database) 
     )
     burst = Burst(target="chat", canary="default", at=NOW, samples=samples, identity=make_burst().identity)
     with database.write() as connection:
-        store.add_burst(connection, burst)
+        burst_store.add_burst(connection, burst)
         (hour,) = hours(connection)
     assert hour.requests == {Outcome.GOOD: 2, Outcome.DRIFTED: 1, Outcome.TIMEOUT: 1}
     assert (hour.total, hour.failed) == (4, 2)
@@ -156,8 +156,8 @@ def test_hours_are_of_one_target_and_canary_since_a_moment(database: Database) -
     """The hour that the moment lies in is among them: it has not ended."""
     with database.write() as connection:
         for canary in ("default", "long"):
-            store.add_bursts(connection, [make_burst(at=HOUR + i * HOUR_S, canary=canary) for i in range(3)])
-        store.add_burst(connection, make_burst(target="image", at=HOUR))
+            burst_store.add_bursts(connection, [make_burst(at=HOUR + i * HOUR_S, canary=canary) for i in range(3)])
+        burst_store.add_burst(connection, make_burst(target="image", at=HOUR))
         since = HOUR + HOUR_S + 1.0
         for limit, expected in ((9, [HOUR_S, 2 * HOUR_S]), (1, [2 * HOUR_S])):
             found = rollup_store.rollups_since(connection, "chat", "long", since=since, limit=limit)
@@ -194,8 +194,8 @@ class TestMemory:
         """Of each life apart; a figure that could not be read changes nothing."""
         with database.write() as connection:
             for offset_s, host, gpu in ((0, 5, None), (15, 9, None), (30, 3, None), (45, None, 7), (60, 4, None)):
-                store.add_memory(connection, [self.at(offset_s, host, gpu)])
-            store.add_memory(connection, [self.at(90, 1, life="8@2"), self.at(HOUR_S, 2, life="8@2")])
+                memory_store.add_memory(connection, [self.at(offset_s, host, gpu)])
+            memory_store.add_memory(connection, [self.at(90, 1, life="8@2"), self.at(HOUR_S, 2, life="8@2")])
             found = rollup_store.memory_rollups_since(connection, "chat", since=0, limit=1000)
         about = {"target": "chat", "slot": 0, "gpu_used_bytes": None}
         assert found == [
@@ -219,7 +219,7 @@ class TestMemory:
             for table in (schema.memory_samples, schema.memory_rollups, schema.lives):
                 connection.execute(table.delete())
             for host, times in figures:
-                store.add_memory(connection, [self.at(0, host)] * times)
+                memory_store.add_memory(connection, [self.at(0, host)] * times)
             (found,) = rollup_store.memory_rollups_since(connection, "chat", since=0, limit=1000)
         known = [host for host, _ in figures if host is not None]
         expected = Span(low=min(known), high=max(known), last=known[-1]) if known else None
@@ -228,7 +228,7 @@ class TestMemory:
     def test_hours_outlive_the_samples(self, database: Database) -> None:
         """That is what they are for."""
         with database.write() as connection:
-            store.add_memory(connection, [self.at(0, 5)])
+            memory_store.add_memory(connection, [self.at(0, 5)])
             assert prune(connection, RetentionPolicy(), now=HOUR + 30 * 86400.0) == 1
             assert connection.execute(select(schema.memory_samples)).all() == []
             assert len(rollup_store.memory_rollups_since(connection, "chat", since=0, limit=1000)) == 1
@@ -238,8 +238,8 @@ def test_hours_too_go_at_their_age(database: Database) -> None:
     """After four hundred days, bursts and memory alike."""
     memory = MemorySample(target="chat", slot=0, life="7@1", at=NOW, host_anon_bytes=1)
     with database.write() as connection:
-        store.add_burst(connection, make_burst(at=NOW))
-        store.add_memory(connection, [memory])
+        burst_store.add_burst(connection, make_burst(at=NOW))
+        memory_store.add_memory(connection, [memory])
         prune(connection, RetentionPolicy(), now=NOW + 399 * 86400.0)
         assert len(hours(connection)) == 1
         assert prune(connection, RetentionPolicy(), now=NOW + 401 * 86400.0) == 2

@@ -7,7 +7,7 @@ import getpass
 import pytest
 from cli_stage import FAST, Ended, Stage
 
-from baselines.store import Promotion
+from baselines.baseline_store import Promotion
 from watchdog.cli.stored_baselines import earlier_baseline
 from watchdog.turns import hold
 

@@ -7,7 +7,7 @@ import time
 from builders import make_burst
 from cli_stage import Ended, Stage
 
-from baselines import store
+from baselines import burst_store, memory_store
 from probes.messages import MemorySample, Outcome
 
 DAY_S = 86400
@@ -20,11 +20,11 @@ def test_days_of_requests_and_memory(stage: Stage) -> None:
     memory = MemorySample(target="chat", slot=0, life="7@1", at=yesterday, host_anon_bytes=1_200_000_000)
     database = stage.database()
     with database.write() as connection:
-        store.add_bursts(connection, [make_burst(at=yesterday + i, latency_s=0.04) for i in range(10)])
-        store.add_burst(
+        burst_store.add_bursts(connection, [make_burst(at=yesterday + i, latency_s=0.04) for i in range(10)])
+        burst_store.add_burst(
             connection, make_burst(Outcome.GOOD, Outcome.TIMEOUT, Outcome.TIMEOUT, at=today, latency_s=0.08)
         )
-        store.add_memory(connection, [memory])
+        memory_store.add_memory(connection, [memory])
     database.close()
     plain, as_json = stage.run("history chat --by day"), stage.run("history chat --by day --json")
     head, first, second, memory_head, worker = plain.out.splitlines()
@@ -44,7 +44,7 @@ def test_only_as_far_back_as_asked(stage: Stage) -> None:
     """And an empty stretch says so."""
     database = stage.database()
     with database.write() as connection:
-        store.add_burst(connection, make_burst(at=time.time() - 20 * DAY_S))
+        burst_store.add_burst(connection, make_burst(at=time.time() - 20 * DAY_S))
     database.close()
     assert stage.run("history chat --by day --since 2d") == Ended(0, "nothing in the last 2d\n", "")
     assert len(stage.run("history chat --by hour --since 30d").out.splitlines()) == 2

@@ -17,7 +17,7 @@ from alerts.episode import Outcome as RecycleOutcome
 from alerts.episode import State as RecycleState
 from alerts.episode import Trigger
 from alerts.recycle_store import Episode, Step
-from baselines import store
+from baselines import burst_store, memory_store, snapshot_store, verdict_store
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import MemorySample, OpStat, Snapshot
 from watchdog.turns import hold
@@ -121,7 +121,7 @@ def save(stage: Stage, *verdicts: Verdict) -> None:
     database = stage.database()
     with database.write() as connection:
         for verdict in verdicts:
-            store.save_verdict(connection, verdict)
+            verdict_store.save_verdict(connection, verdict)
     database.close()
 
 
@@ -168,7 +168,7 @@ def test_status_shows_baseline_canary_and_incident(stage: Stage) -> None:
     save(stage, worse)
     database = stage.database()
     with database.write() as connection:
-        store.add_burst(connection, make_burst(at=time.time()))
+        burst_store.add_burst(connection, make_burst(at=time.time()))
         alert_store.save_incident(connection, make_incident(check=Check.LATENCY, reason=Reason.REGRESSED))
     database.close()
     ended = stage.start("status")
@@ -221,7 +221,7 @@ def test_headroom_says_what_is_left(stage: Stage, growth: int, seconds: float, c
     ]
     database = stage.database()
     with database.write() as connection:
-        store.add_memory(connection, samples)
+        memory_store.add_memory(connection, samples)
     database.close()
     plain, as_json = stage.run("headroom chat"), stage.run("headroom chat --json")
     assert plain.code == as_json.code == code
@@ -253,7 +253,7 @@ def test_profile_shows_the_stored_snapshot(stage: Stage) -> None:
     )
     database = stage.database()
     with database.write() as connection:
-        store.save_snapshot(connection, snapshot)
+        snapshot_store.save_snapshot(connection, snapshot)
     database.close()
     plain, as_json, wrong = (
         stage.run("profile chat"),

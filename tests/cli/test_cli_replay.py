@@ -10,7 +10,7 @@ import pytest
 from builders import make_baseline, make_burst
 from cli_stage import Ended, Stage
 
-from baselines import store
+from baselines import baseline_store, burst_store
 
 VERDICT_KEYS = [
     "type",
@@ -187,11 +187,11 @@ def test_store_is_judged_without_a_file(stage: Stage) -> None:
     now = time.time()
     database = stage.database()
     with database.write() as connection:
-        baseline = store.save_baseline(connection, make_baseline())
-        store.promote(connection, baseline, at=now, by="ann", why="first")
+        baseline = baseline_store.save_baseline(connection, make_baseline())
+        baseline_store.promote(connection, baseline, at=now, by="ann", why="first")
         for minute in range(20):
             latency_s = 0.05 if minute < 10 else 0.5
-            store.add_burst(connection, make_burst(at=now - 60 * (20 - minute), latency_s=latency_s))
+            burst_store.add_burst(connection, make_burst(at=now - 60 * (20 - minute), latency_s=latency_s))
     database.close()
     ended = stage.run("replay --target chat --since 1h --json")
     assert ended.code == 2

@@ -14,7 +14,7 @@ from daemon_stage import wait_until
 from damage import Damage, another_ones_wal, emptied, garbage_header, garbage_in_the_middle, truncated
 from fault_stage import FaultStage
 
-from baselines import store
+from baselines import burst_store
 from baselines.database import open_database
 from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.turns import daemon_lock
@@ -34,7 +34,7 @@ def watching(stage: FaultStage) -> FaultStage:
     bring_up_to_date(database)
     with database.write(durable=True) as connection:
         for number in range(300):
-            store.add_burst(connection, make_burst(at=NOW + number))
+            burst_store.add_burst(connection, make_burst(at=NOW + number))
     database.close()
     daemon_lock(stage.database).touch()
     return stage
@@ -159,3 +159,17 @@ def test_running_daemons_file_is_not_moved_by_a_second_start(watching: FaultStag
     second = watching.run("run")
     assert second.returncode == 1
     assert kept_files(watching) == []
+
+
+def test_file_that_is_removed_in_use_ends_the_daemon(watching: FaultStage) -> None:
+    """SQLite would go on writing where nobody can read. It is said, and a supervisor's next start begins anew."""
+    daemon = watching.start_daemon()
+    watching.wait_for_bursts(2)
+    watching.database.rename(watching.folder / "tidied away.db")
+    wait_until(lambda: daemon.poll() is not None, "the daemon ends by itself")
+    assert daemon.returncode == 1
+    log = watching.log_of(daemon)
+    assert f"{watching.database} is removed while it is in use" in log
+    assert "Traceback" not in log
+    watching.start_daemon()
+    watching.wait_for_bursts(2)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from alerts.notifiers.transport import SharedTransport
 from baselines.database import Database
-from watchdog.bootstrap import build_routes, build_targets, policies_of, retention_of
+from watchdog.bootstrap import build_routes, build_targets
 from watchdog.config import _SECTIONS, Config, ConfigError, load_config, parse_config
+from watchdog.policies import policies_of, retention_of
 from watchdog.spelling import parse_bytes, parse_duration, resolve_secret
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from alerts import store as alert_store
 from alerts.incident import Event, StepReason
 from alerts.message import incident_message, slack_payload
-from baselines import store
+from baselines import baseline_store, burst_store
 from baselines.database import open_database
 from baselines.verdict import Check, Reason
 from probes.canary.provenance import read_provenance
@@ -84,9 +84,11 @@ def test_terminal_gets_no_escape(tmp_path: Path, driver: Driver) -> None:
     database = open_database(f"sqlite:///{tmp_path}/watchdog.db")
     bring_up_to_date(database)
     with database.write() as connection:
-        store.add_burst(connection, make_burst(Outcome.STATUS_OTHER, provenance={"server": HOSTILE}))
-        baseline = store.save_baseline(connection, make_baseline(label=HOSTILE, provenance={"server": HOSTILE}))
-        store.promote(connection, baseline, at=NOW, by=HOSTILE, why=HOSTILE)
+        burst_store.add_burst(connection, make_burst(Outcome.STATUS_OTHER, provenance={"server": HOSTILE}))
+        baseline = baseline_store.save_baseline(
+            connection, make_baseline(label=HOSTILE, provenance={"server": HOSTILE})
+        )
+        baseline_store.promote(connection, baseline, at=NOW, by=HOSTILE, why=HOSTILE)
         alert_store.save_incident(
             connection, make_incident(check=Check.OUTPUT, acked_by=HOSTILE, evidence={"detail": HOSTILE}, life=HOSTILE)
         )

@@ -10,7 +10,7 @@ import pytest
 from builders import GOLDEN, IDENTITY, make_baseline
 from little_server import Model, serving
 
-from baselines import store
+from baselines import baseline_store
 from baselines.baseline import Baseline, NotReady
 from baselines.database import Database
 from probes.expectation import Expectation
@@ -154,7 +154,7 @@ class Bench:
 
     def stored(self) -> int:
         with self.database.read() as connection:
-            return len(store.list_baselines(connection, "chat"))
+            return len(baseline_store.list_baselines(connection, "chat"))
 
 
 @pytest.fixture
@@ -238,7 +238,7 @@ def test_first_baseline_is_promoted(bench: Bench) -> None:
     taken = bench.run(label="v1")
     assert (taken.result, bench.active()) == (Result.PROMOTED, taken.baseline)
     with bench.database.read() as connection:
-        (promotion,) = store.promotions(connection, "chat", "default")
+        (promotion,) = baseline_store.promotions(connection, "chat", "default")
     assert (promotion.by, promotion.why) == ("ann", "the first baseline of this canary")
 
 
@@ -255,7 +255,7 @@ def test_slower_server_is_refused_and_kept_for_a_look(bench: Bench) -> None:
     assert bench.active() == accepted.baseline
     assert accepted.detail.startswith("accepted by ann (a larger model) although p95 is ")
     with bench.database.read() as connection:
-        promotion = store.promotions(connection, "chat", "default")[0]
+        promotion = baseline_store.promotions(connection, "chat", "default")[0]
     assert (promotion.by, promotion.why) == ("ann", "a larger model")
 
 
@@ -265,7 +265,7 @@ def test_accepting_without_a_reason_records_what_was_accepted(bench: Bench) -> N
     bench.model.scale = 2.0
     assert bench.run(accept=True).result is Result.ACCEPTED
     with bench.database.read() as connection:
-        promotion = store.promotions(connection, "chat", "default")[0]
+        promotion = baseline_store.promotions(connection, "chat", "default")[0]
     assert promotion.why.startswith("accepted by ann although the answer differs from baseline 1: ")
 
 

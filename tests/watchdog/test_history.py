@@ -12,7 +12,7 @@ import pytest
 from builders import NOW, make_burst
 from site_stage import Site, opened_site
 
-from baselines import store
+from baselines import burst_store, memory_store
 from baselines.database import Database
 from baselines.rollup import HOUR_S, Span
 from probes.messages import MemorySample, Outcome
@@ -36,8 +36,8 @@ def fill(database: Database) -> None:
         replace(first, at=MIDNIGHT, slot=1, life="9@3", host_anon_bytes=None),
     ]
     with database.write() as connection:
-        store.add_bursts(connection, bursts)
-        store.add_memory(connection, samples)
+        burst_store.add_bursts(connection, bursts)
+        memory_store.add_memory(connection, samples)
 
 
 class TestReading:
@@ -72,7 +72,7 @@ class TestReading:
         """The newest, however long the history and whatever a clock that ran ahead has left there."""
         bursts = [make_burst(Outcome.GOOD, at=MIDNIGHT + i * HOUR_S) for i in range(MAX_STEPS + 10)]
         with database.write() as connection:
-            store.add_bursts(connection, [*bursts, make_burst(at=NOW + 9e8)])
+            burst_store.add_bursts(connection, [*bursts, make_burst(at=NOW + 9e8)])
             found = read_canaries(connection, "chat", ["default"], by=By.HOUR)
         assert len(found) == MAX_STEPS
         assert found[-2].begin == MIDNIGHT + (MAX_STEPS + 9) * HOUR_S
@@ -80,7 +80,7 @@ class TestReading:
     def test_failures_alone_have_no_quantiles(self, database: Database) -> None:
         """None, not zero."""
         with database.write() as connection:
-            store.add_burst(connection, make_burst(Outcome.REFUSED))
+            burst_store.add_burst(connection, make_burst(Outcome.REFUSED))
             (step,) = read_canaries(connection, "chat", ["default"], by=By.DAY)
         assert (step.p50_s, step.p95_s, step.p99_s) == (None, None, None)
 

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from alerts import recycle_store
 from alerts import schema as alert_schema
 from alerts import store as alert_store
-from baselines import store
+from baselines import burst_store
 from baselines.compaction import LONG_LOG_BYTES
 from baselines.database import Database
 from baselines.retention import STEP, RetentionPolicy
@@ -41,7 +41,7 @@ def test_more_than_a_step_is_done_in_several(database: Database) -> None:
     with database.write() as connection:
         for first in range(0, 3 * STEP, 500):
             bursts = [make_burst(Outcome.GOOD, at=NOW - MONTH_S + first + i, generation="x" * 3000) for i in range(500)]
-            store.add_bursts(connection, bursts)
+            burst_store.add_bursts(connection, bursts)
     with capture_logs() as logs:
         steps = 1
         while keep_house(database, POLICY, now=NOW):
@@ -51,7 +51,7 @@ def test_more_than_a_step_is_done_in_several(database: Database) -> None:
     assert [line["deleted_rows"] for line in logs][:3] == [STEP] * 3
     assert sum(line["freed_pages"] for line in logs) > 0
     with database.read() as connection:
-        assert store.first_burst_at(connection, "chat", "default") is None
+        assert burst_store.first_burst_at(connection, "chat", "default") is None
 
 
 def test_every_package_that_owns_tables_is_asked(database: Database) -> None:
@@ -73,7 +73,7 @@ def test_a_log_that_somebody_holds_up_is_said(database: Database) -> None:
         reader.execute("SELECT count(*) FROM bursts").fetchall()
         for _ in range(20):
             with database.write() as connection:
-                store.add_bursts(connection, [make_burst(generation="x" * 10_000)] * 100)
+                burst_store.add_bursts(connection, [make_burst(generation="x" * 10_000)] * 100)
         with capture_logs() as logs:
             assert keep_house(database, POLICY, now=NOW) is False
     (line,) = logs

@@ -17,7 +17,7 @@ from builders import make_burst
 from sqlalchemy import Connection, inspect
 
 from alerts import schema as alert_schema
-from baselines import store
+from baselines import burst_store
 from baselines.database import Database, DatabaseError, open_database
 from watchdog.migrations import migrate
 from watchdog.migrations.migrate import HEAD, bring_up_to_date, current_revision
@@ -103,7 +103,7 @@ class TestBringingUp:
         bring_up_to_date(fresh)
         assert current_revision(fresh) == HEAD
         with fresh.write() as connection:
-            store.add_burst(connection, make_burst())
+            burst_store.add_burst(connection, make_burst())
         before = dump(fresh)
         bring_up_to_date(fresh)
         assert dump(fresh) == before

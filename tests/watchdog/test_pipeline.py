@@ -24,7 +24,7 @@ from alerts.message import Message, webhook_payload
 from alerts.notifiers.delivery import Route
 from alerts.recycle_store import Episode
 from alerts.store import Silence
-from baselines import schema, store
+from baselines import baseline_store, schema, verdict_store
 from baselines.database import Database
 from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.messages import Burst, Life, MemorySample
@@ -107,7 +107,9 @@ class Bench:
 
     def baseline(self) -> None:
         with self.database.write() as connection:
-            store.promote(connection, store.save_baseline(connection, make_baseline()), at=NOW, by="ana", why="")
+            baseline_store.promote(
+                connection, baseline_store.save_baseline(connection, make_baseline()), at=NOW, by="ana", why=""
+            )
 
     def count(self, name: str) -> int:
         with self.database.read() as connection:
@@ -138,7 +140,7 @@ class Bench:
     def verdicts(self, check: Check) -> list[tuple[Status, Reason]]:
         """Stored verdicts, oldest first."""
         with self.database.read() as connection:
-            found = store.verdict_history(connection, "chat")
+            found = verdict_store.verdict_history(connection, "chat")
         return [(v.status, v.reason) for v in reversed(found) if v.check is check]
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -397,7 +399,7 @@ class TestVerdictRows:
         bench.take(Answer.TIMEOUT, Answer.OVERLOADED_503, **HUNG)
         bench.take(Answer.TIMEOUT, **HUNG)
         with bench.database.read() as connection:
-            found = [v for v in store.verdict_history(connection, "chat") if v.check is Check.AVAILABILITY]
+            found = [v for v in verdict_store.verdict_history(connection, "chat") if v.check is Check.AVAILABILITY]
         assert [(v.cause, v.level) for v in reversed(found)] == [(Cause.LOAD, Level.INFO), (Cause.MODEL, Level.PAGE)]
 
     def test_a_restart_repeats_no_row(self, bench: Bench) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from builders import GOLDEN, NOW, make_baseline, make_burst, make_target
 
-from baselines import store
+from baselines import baseline_store, burst_store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from probes.messages import Burst, Identity, Outcome
@@ -28,17 +28,17 @@ class Watched:
         self.count += 1
         burst = make_burst(*outcomes, **{"at": NOW + 60 * self.count, "output": GOLDEN, **about})
         with self.database.write() as connection:
-            store.add_burst(connection, burst)
+            burst_store.add_burst(connection, burst)
         self.provisional.consider(burst)
         return self.active()
 
     def active(self) -> Baseline | None:
         with self.database.read() as connection:
-            return store.active_baseline(connection, "chat", "default")
+            return baseline_store.active_baseline(connection, "chat", "default")
 
     def stored(self) -> int:
         with self.database.read() as connection:
-            return len(store.list_baselines(connection, "chat"))
+            return len(baseline_store.list_baselines(connection, "chat"))
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_it_is_taken_with_the_thirtieth_good_burst(watched: Watched) -> None:
     assert (baseline.provisional, len(baseline.bursts), baseline.samples) == (True, BURSTS, 5 * BURSTS)
     assert baseline.golden == GOLDEN
     with watched.database.read() as connection:
-        (promotion,) = store.promotions(connection, "chat", "default")
+        (promotion,) = baseline_store.promotions(connection, "chat", "default")
     assert (promotion.by, promotion.why) == ("watchdog", "the first baseline, taken by the daemon")
 
 
@@ -73,9 +73,9 @@ def test_it_is_never_taken_again(watched: Watched) -> None:
 def test_a_persons_baseline_is_never_replaced(watched: Watched) -> None:
     """Only `watchdog baseline` replaces a baseline; one that was only stored, and refused, does not count."""
     with watched.database.write() as connection:
-        refused = store.save_baseline(connection, make_baseline(label="refused"))
-        taken = store.save_baseline(connection, make_baseline(label="by hand"))
-        store.promote(connection, taken, at=NOW, by="ana", why="deploy")
+        refused = baseline_store.save_baseline(connection, make_baseline(label="refused"))
+        taken = baseline_store.save_baseline(connection, make_baseline(label="by hand"))
+        baseline_store.promote(connection, taken, at=NOW, by="ana", why="deploy")
     for _ in range(BURSTS + 1):
         assert watched.take() == taken
     assert watched.stored() == 2
@@ -87,8 +87,8 @@ def test_a_person_who_is_quicker_by_a_moment_wins(database: Database) -> None:
 
     def promote_meanwhile() -> float:
         with database.write() as connection:
-            taken = store.save_baseline(connection, make_baseline(label="by hand"))
-            store.promote(connection, taken, at=NOW, by="ana", why="deploy")
+            taken = baseline_store.save_baseline(connection, make_baseline(label="by hand"))
+            baseline_store.promote(connection, taken, at=NOW, by="ana", why="deploy")
         return NOW
 
     watched = Watched(database, now=promote_meanwhile)
@@ -138,7 +138,7 @@ def test_tainted_samples_are_left_out_and_count_against_it(watched: Watched) -> 
     for number in range(BURSTS):
         burst = tainted(make_burst(at=NOW + number))
         with watched.database.write() as connection:
-            store.add_burst(connection, burst)
+            burst_store.add_burst(connection, burst)
         watched.provisional.consider(burst)
     assert watched.active() is None
     for _ in range(4):

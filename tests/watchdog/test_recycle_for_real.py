@@ -18,7 +18,7 @@ from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
 from alerts.recyclers.process import ProcessRecycler
 from alerts.recycling import Recycling
-from baselines import store
+from baselines import baseline_store
 from baselines.database import Database
 from baselines.verdict import Reason
 from probes.canary.burst import CanaryPlan
@@ -95,8 +95,10 @@ def set_baseline(target: Target, latency_s: float) -> None:
     """An active baseline of the same input, so that latencies are comparable with it."""
     (burst,) = target.burst(size=1)
     with target.database.write() as connection:
-        baseline = store.save_baseline(connection, make_baseline(latency_s, identity=burst.identity, golden=None))
-        store.promote(connection, baseline, at=NOW, by="ana", why="deploy")
+        baseline = baseline_store.save_baseline(
+            connection, make_baseline(latency_s, identity=burst.identity, golden=None)
+        )
+        baseline_store.promote(connection, baseline, at=NOW, by="ana", why="deploy")
 
 
 def test_a_leaking_worker_is_replaced_and_proved_cured(target: Target, port: int, recycling: Recycling) -> None:

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from baselines.database import Database
 from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, Identity, MemorySample, Outcome, Output
-from watchdog.bootstrap import policies_of
 from watchdog.config import parse_config
+from watchdog.policies import policies_of
 from watchdog.schedule import MEMORY_THREADS, Schedule, next_due, spread
 from watchdog.target import Target
 from watchdog.turns import hold

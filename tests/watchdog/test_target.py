@@ -8,7 +8,7 @@ import pytest
 from builders import IDENTITY, NOW, make_baseline, make_burst, make_target
 
 from alerts.gate import Held
-from baselines import store
+from baselines import baseline_store
 from baselines.database import Database
 from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, Identity, Output
@@ -49,8 +49,8 @@ def test_only_the_same_identity_is_compared(
     canary = Canary(identity)
     target = make_target(database, canaries={"default": canary})
     with database.write() as connection:
-        saved = store.save_baseline(connection, replace(make_baseline(), golden=GOLDEN))
-        store.promote(connection, saved, at=NOW, by="ana", why="")
+        saved = baseline_store.save_baseline(connection, replace(make_baseline(), golden=GOLDEN))
+        baseline_store.promote(connection, saved, at=NOW, by="ana", why="")
     target.baseline("default")
     target.probe("default")
     assert canary.compared == [compared]

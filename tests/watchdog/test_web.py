@@ -21,7 +21,7 @@ from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import Outcome as RecycleOutcome
 from alerts.incident import State
-from baselines import store
+from baselines import baseline_store, burst_store, memory_store, verdict_store
 from baselines.database import Database
 from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.messages import MemorySample, Outcome
@@ -81,19 +81,19 @@ def test_page_shows_how_a_target_stands(full: Site) -> None:
 def test_page_says_that_a_baseline_is_provisional(site: Site) -> None:
     """A baseline that nobody vouched for is marked."""
     with site.database.write() as connection:
-        baseline = store.save_baseline(connection, make_baseline(provisional=True))
-        store.promote(connection, baseline, at=NOW, by="watchdog", why="first")
+        baseline = baseline_store.save_baseline(connection, make_baseline(provisional=True))
+        baseline_store.promote(connection, baseline, at=NOW, by="watchdog", why="first")
     assert "50.0 ms (provisional)" in site.ask("/").text
 
 
 def test_page_escapes_what_comes_from_outside(site: Site) -> None:
     """Labels, subjects, workers and words of a server are text, whatever they hold."""
     with site.database.write() as connection:
-        store.add_memory(connection, [MemorySample(target="chat", slot=0, life=HOSTILE, at=NOW)])
-        baseline = store.save_baseline(connection, make_baseline(label=HOSTILE))
-        store.promote(connection, baseline, at=NOW, by=HOSTILE, why=HOSTILE)
+        memory_store.add_memory(connection, [MemorySample(target="chat", slot=0, life=HOSTILE, at=NOW)])
+        baseline = baseline_store.save_baseline(connection, make_baseline(label=HOSTILE))
+        baseline_store.promote(connection, baseline, at=NOW, by=HOSTILE, why=HOSTILE)
         verdict = make_verdict(Check.MEMORY, Status.WORSE, subject=f"slot {HOSTILE}", evidence={HOSTILE: HOSTILE})
-        store.save_verdict(connection, verdict)
+        verdict_store.save_verdict(connection, verdict)
         recycle_store.save_episode(connection, make_episode(reason=HOSTILE, detail=HOSTILE))
     page = site.ask("/").text
     assert "<script" not in page
@@ -113,9 +113,9 @@ def test_verdicts_about_what_is_watched_no_longer_do_not_count(database: Databas
     site = Site(database, make_config(chat={}))
     worker = MemorySample(target="chat", slot=0, life="77@5", at=NOW, host_anon_bytes=5_000_000)
     with site.database.write() as connection:
-        store.add_memory(connection, [worker])
-        store.save_verdict(connection, make_verdict(Check.MEMORY, Status.WORSE, subject=subject))
-        store.save_verdict(connection, make_verdict(Check.AVAILABILITY, Status.OK, reason=Reason.GOOD))
+        memory_store.add_memory(connection, [worker])
+        verdict_store.save_verdict(connection, make_verdict(Check.MEMORY, Status.WORSE, subject=subject))
+        verdict_store.save_verdict(connection, make_verdict(Check.AVAILABILITY, Status.OK, reason=Reason.GOOD))
     (chat,) = site.ask("/api/v1/targets?target=chat").json()
     assert chat["status"] == "OK"
     assert [v["subject"] for v in chat["verdicts"]] == ["default"]
@@ -125,7 +125,7 @@ def test_verdicts_about_what_is_watched_no_longer_do_not_count(database: Databas
 def test_verdicts_about_workers_count_while_they_are_watched(site: Site) -> None:
     """With a [target.process] table a slot is a subject."""
     with site.database.write() as connection:
-        store.save_verdict(connection, make_verdict(Check.MEMORY, Status.WORSE, subject="slot 0"))
+        verdict_store.save_verdict(connection, make_verdict(Check.MEMORY, Status.WORSE, subject="slot 0"))
     (chat,) = site.ask("/api/v1/targets?target=chat").json()
     assert chat["status"] == "WORSE"
 
@@ -218,7 +218,7 @@ def test_target_stays_ready_until_an_incident_fires_and_after_it_resolved(site: 
 def test_target_stays_ready_while_anything_is_unknown(site: Site, check: Check) -> None:
     """UNKNOWN is shown, and is never a reason to act."""
     with site.database.write() as connection:
-        store.save_verdict(connection, make_verdict(check, Status.UNKNOWN, reason=Reason.NO_DATA))
+        verdict_store.save_verdict(connection, make_verdict(check, Status.UNKNOWN, reason=Reason.NO_DATA))
     assert site.ask("/readyz/chat").status_code == 200
 
 
@@ -254,7 +254,7 @@ def test_strict_readiness_waits_for_a_good_canary(
     site = Site(database, make_config(readyz_strict=True))
     if outcomes is not None:
         with database.write() as connection:
-            store.add_burst(connection, make_burst(*outcomes))
+            burst_store.add_burst(connection, make_burst(*outcomes))
     assert site.ask("/readyz/chat").status_code == status
 
 
@@ -272,7 +272,7 @@ def test_readiness_asks_about_one_target_only(site: Site) -> None:
 def test_strict_readiness_does_not_count_answers_from_before_the_start(database: Database) -> None:
     """A good canary of yesterday's daemon says nothing about the server of today."""
     with database.write() as connection:
-        store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW - 86400.0))
+        burst_store.add_burst(connection, make_burst(Outcome.GOOD, at=NOW - 86400.0))
     assert Site(database, make_config(readyz_strict=True)).ask("/readyz/chat").status_code == 503
 
 

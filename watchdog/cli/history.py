@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from alerts.wording import say_size
-from baselines import store
+from baselines import verdict_store
 from baselines.rollup import Span
 from baselines.verdict import Verdict
 from probes.messages import Outcome
@@ -49,7 +49,7 @@ def history(
             canaries = read_canaries(connection, target, names, by=by, since=begin)
             workers = read_workers(connection, target, by=by, since=begin)
         else:
-            found = store.verdict_history(connection, target, since=begin)
+            found = verdict_store.verdict_history(connection, target, since=begin)
     if by is not None:
         _print_steps(canaries, workers, since=since, json=json)
     else:

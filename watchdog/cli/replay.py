@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from baselines import store
+from baselines import baseline_store, burst_store, memory_store
 from baselines.leak import LeakPolicy
 from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
 from baselines.regression import RegressionPolicy
@@ -25,7 +25,6 @@ from baselines.replay import (
     replay_latency,
     replay_memory,
 )
-from watchdog.bootstrap import policies_of
 from watchdog.cli.session import (
     CONFIG_VARIABLE,
     DEFAULT_CONFIG,
@@ -39,6 +38,7 @@ from watchdog.cli.session import (
     read_duration,
 )
 from watchdog.config import load_config
+from watchdog.policies import policies_of
 
 Line = Mapping[str, Any]
 MAX_STORED_BURSTS = 50_000
@@ -141,17 +141,19 @@ def _from_store(
     with opened(config) as (parsed, database), database.read() as connection:
         section = parsed.find(target)
         if metric is Metric.MEMORY:
-            lives = [life for life, _, _, last in store.lives_seen(connection, target) if last >= begin]
-            points = [p for life in lives for p in store.memory_since(connection, target, life, since=begin)]
+            lives = [life for life, _, _, last in memory_store.lives_seen(connection, target) if last >= begin]
+            points = [p for life in lives for p in memory_store.memory_since(connection, target, life, since=begin)]
             return replay_memory(sorted(points, key=lambda p: p.at), policy=leak)
         names = [c.name for c in section.canary]
         if canary is not None and canary not in names:
             raise Refused(f"{target} has no canary {canary!r}; there are: {', '.join(names)}")
         name = canary or names[0]
-        bursts = store.bursts_since(connection, target, name, since=begin, limit=MAX_STORED_BURSTS)
+        bursts = burst_store.bursts_since(connection, target, name, since=begin, limit=MAX_STORED_BURSTS)
         if not bursts:
             raise Refused(f"the store holds no burst of {target}/{name} in the last {since}")
-        return replay_bursts(bursts, baseline=store.active_baseline(connection, target, name), policy=regression)
+        return replay_bursts(
+            bursts, baseline=baseline_store.active_baseline(connection, target, name), policy=regression
+        )
 
 
 def _note(notes: Iterable[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from baselines import store
+from baselines import memory_store, snapshot_store
 from baselines.leak import judge_memory
 from baselines.verdict import Status
 from probes.canary.burst import CanaryPlan
@@ -17,7 +17,7 @@ from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
 from probes.messages import Outcome, Snapshot
 from probes.worker import ProbeError
-from watchdog.bootstrap import build_targets, lock_path, policies_of
+from watchdog.bootstrap import build_targets, lock_path
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -31,6 +31,7 @@ from watchdog.cli.session import (
     out,
     print_json,
 )
+from watchdog.policies import policies_of
 from watchdog.status import TargetStatus, read_targets
 from watchdog.turns import is_held
 from watchdog.web.page import duration, milliseconds, share
@@ -100,9 +101,9 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
     rows: list[dict[str, Any]] = []
     with opened(config) as (parsed, database), database.read() as connection:
         policy = policies_of(parsed.find(target)).leak
-        for newest in store.latest_memory(connection, target):
+        for newest in memory_store.latest_memory(connection, target):
             since = newest.at - policy.lookback_s
-            points = store.memory_since(connection, target, newest.life, since=since)
+            points = memory_store.memory_since(connection, target, newest.life, since=since)
             verdict = judge_memory(points, policy, now=newest.at)
             capacity = policy.capacity_bytes or newest.capacity_bytes
             rows.append(
@@ -154,7 +155,7 @@ def profile(
             raise Refused(f"{target} has no torch canary {canary!r}; there are: {', '.join(names)}")
         name = canary or names[0]
         with database.read() as connection:
-            snapshot = store.latest_snapshot(connection, target, name)
+            snapshot = snapshot_store.latest_snapshot(connection, target, name)
         if take or snapshot is None:
             live = build_targets(parsed, database)[target]
             probe = live.canaries[name]
@@ -166,7 +167,7 @@ def profile(
             finally:
                 live.close()
             with database.write() as connection:
-                store.save_snapshot(connection, snapshot)
+                snapshot_store.save_snapshot(connection, snapshot)
     _print_snapshot(snapshot, json=json)
 
 

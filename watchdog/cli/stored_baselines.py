@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy import Connection
 
-from baselines import store
+from baselines import baseline_store
 from baselines.baseline import Baseline, changes, is_noisy, quality
 from baselines.comparison import compare
 from baselines.database import Database
@@ -50,10 +50,10 @@ def show_list(
     with opened(config) as (parsed, database), database.read() as connection:
         for section in pick(parsed, targets):
             for canary in section.canary:
-                active = store.active_baseline(connection, section.name, canary.name)
+                active = baseline_store.active_baseline(connection, section.name, canary.name)
                 rows += [
                     summarise_baseline(b, active=active is not None and active.id == b.id)
-                    for b in store.list_baselines(connection, section.name, canary.name)
+                    for b in baseline_store.list_baselines(connection, section.name, canary.name)
                 ]
     if json:
         print_json(rows, list[BaselineSummary])
@@ -75,7 +75,7 @@ def show(baseline_id: BaselineId, config: ConfigPath = DEFAULT_CONFIG, json: Jso
     """Show one baseline: its figures, identity and provenance."""
     with opened(config) as (_, database), database.read() as connection:
         baseline = _get(connection, baseline_id)
-        history = store.promotions(connection, baseline.target, baseline.canary)
+        history = baseline_store.promotions(connection, baseline.target, baseline.canary)
     if json:
         print_json(
             {"baseline": summarise_baseline(baseline, active=bool(history) and history[0].baseline_id == baseline.id)},
@@ -149,15 +149,15 @@ def rollback(
         if chosen not in names:
             raise ConfigError([f"{target} has no canary {chosen!r}; there are: {', '.join(names)}"])
         with database.read() as connection:
-            history = store.promotions(connection, target, chosen)
+            history = baseline_store.promotions(connection, target, chosen)
             earlier = earlier_baseline(history)
-            baseline = store.get_baseline(connection, earlier) if earlier is not None else None
+            baseline = baseline_store.get_baseline(connection, earlier) if earlier is not None else None
         if baseline is None:
             raise Refused(f"{target}/{chosen} has no earlier baseline to go back to")
         _activate(database, baseline, f"rollback from {history[0].baseline_id}", json=json)
 
 
-def earlier_baseline(history: Sequence[store.Promotion]) -> int | None:
+def earlier_baseline(history: Sequence[baseline_store.Promotion]) -> int | None:
     """The baseline that was active before the present one was first promoted. history: newest first."""
     ids = [p.baseline_id for p in reversed(history)]
     first = ids.index(ids[-1]) if ids else 0
@@ -166,7 +166,7 @@ def earlier_baseline(history: Sequence[store.Promotion]) -> int | None:
 
 def _activate(database: Database, baseline: Baseline, why: str, *, json: bool) -> None:
     with database.write(durable=True) as connection:
-        store.promote(connection, baseline, at=time.time(), by=getpass.getuser(), why=why)
+        baseline_store.promote(connection, baseline, at=time.time(), by=getpass.getuser(), why=why)
     if json:
         print_json({"promoted": baseline.id, "why": why})
     else:
@@ -174,7 +174,7 @@ def _activate(database: Database, baseline: Baseline, why: str, *, json: bool) -
 
 
 def _get(connection: Connection, baseline_id: int) -> Baseline:
-    baseline = store.get_baseline(connection, baseline_id)
+    baseline = baseline_store.get_baseline(connection, baseline_id)
     if baseline is None:
         raise Refused(f"there is no baseline {baseline_id}; see: watchdog baseline list")
     return baseline

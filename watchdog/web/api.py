@@ -17,7 +17,7 @@ from alerts import store as alert_store
 from alerts.delivery_store import Delivery, list_deliveries
 from alerts.incident import Incident
 from alerts.recycle_store import Episode
-from baselines import store
+from baselines import baseline_store, verdict_store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.verdict import Verdict
@@ -61,10 +61,12 @@ def _baselines(connection: Connection, config: Config, target: str | None) -> li
         if target not in (None, section.name):
             continue
         for canary in section.canary:
-            active = {p.baseline_id for p in store.promotions(connection, section.name, canary.name, limit=1)}
+            active = {p.baseline_id for p in baseline_store.promotions(connection, section.name, canary.name, limit=1)}
             found += [
                 summarise_baseline(baseline, active=baseline.id in active)
-                for baseline in store.list_baselines(connection, section.name, canary.name, limit=LIMIT - len(found))
+                for baseline in baseline_store.list_baselines(
+                    connection, section.name, canary.name, limit=LIMIT - len(found)
+                )
             ]
     return found
 
@@ -95,7 +97,7 @@ COLLECTIONS: Mapping[str, Collection] = {
     "verdicts": Collection(
         "The newest verdict of each check and subject",
         Verdict,
-        lambda c, _config, target: [v for v in store.latest_verdicts(c) if target in (None, v.target)],
+        lambda c, _config, target: [v for v in verdict_store.latest_verdicts(c) if target in (None, v.target)],
     ),
     "incidents": Collection(
         "Incidents",

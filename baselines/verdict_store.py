@@ -1,0 +1,65 @@
+"""SQL of verdicts: each function takes the caller's connection, and so joins its transaction.
+
+Values go in and out as dataclasses; rows never leave this module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Row, desc, insert, select, update
+
+from baselines import schema
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+
+
+def save_verdict(connection: Connection, verdict: Verdict) -> None:
+    """Store a verdict: it is the newest of its subject now. Callers store changes only; see `pipeline`."""
+    v = schema.verdicts
+    connection.execute(update(v).where(*_newest_of(verdict)).values(newest=False))
+    stored = {f.name: getattr(verdict, f.name) for f in fields(Verdict) if f.name in v.c}
+    connection.execute(insert(v).values(**stored | {"evidence": dict(verdict.evidence), "newest": True}))
+
+
+def refresh_verdict(connection: Connection, verdict: Verdict) -> None:
+    """Bring the figures of the newest stored verdict of this subject up to date; its words and its time stand."""
+    v = schema.verdicts
+    connection.execute(update(v).where(*_newest_of(verdict)).values(evidence=dict(verdict.evidence)))
+
+
+def _newest_of(verdict: Verdict) -> tuple[ColumnElement[bool], ...]:
+    v = schema.verdicts.c
+    return (v.newest.is_(True), v.target == verdict.target, v.check == verdict.check, v.subject == verdict.subject)
+
+
+def latest_verdicts(connection: Connection) -> list[Verdict]:
+    """The newest stored verdict of each (target, check, subject), oldest first."""
+    v = schema.verdicts
+    rows = connection.execute(select(v).where(v.c.newest.is_(True)))  # sorted by SQLite, it would read the whole table
+    return [_verdict(row) for row in sorted(rows, key=lambda row: row.id)]
+
+
+def verdict_history(connection: Connection, target: str, *, since: float = 0.0, limit: int = 200) -> list[Verdict]:
+    """Changes of verdict of a target, newest first."""
+    v = schema.verdicts
+    rows = connection.execute(
+        select(v).where(v.c.target == target, v.c.at >= since).order_by(desc(v.c.id)).limit(limit)
+    )
+    return [_verdict(row) for row in rows]
+
+
+def _verdict(row: Row[Any]) -> Verdict:
+    return Verdict(
+        target=row.target,
+        check=Check(row.check),
+        subject=row.subject,
+        at=row.at,
+        status=Status(row.status),
+        reason=Reason(row.reason),
+        cause=Cause(row.cause),
+        level=Level(row.level),
+        since=row.since,
+        life=row.life,
+        evidence=row.evidence,
+    )
