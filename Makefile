@@ -27,7 +27,7 @@ demo: $(VENV)/demo.stamp ## watch four faults being caught beside a real PyTorch
 	@$(BIN)/watchdog demo
 
 test: lint ## format check, lint, types, import contracts, tests
-	@$(BIN)/pytest $(PYTEST_ARGS)
+	@$(BIN)/pytest -n 2 --dist loadgroup $(PYTEST_ARGS)
 
 bench: $(VENV)/bench.stamp ## an hour of benchmarks, each figure against its goal; results in benchmarks/results
 	@.ci/install-debian prometheus-blackbox-exporter || echo "blackbox_exporter is left out of the comparison"

@@ -28,3 +28,23 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """One for all tests of a module, for properties that undo what they write."""
     yield from _opened(tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `-n`, the slow tests run one by one, in one process, beside all others: most watch real time.
+
+    Those that are easily disturbed, the demo and the faults, come last, when the others are done.
+    """
+    if not hasattr(config, "workerinput"):
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.xdist_group("slow"))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if not item.get_closest_marker("slow"):
+        return 3
+    return {"demo": 2, "faults": 1}.get(item.path.parent.name, 0)
