@@ -142,15 +142,16 @@ def sen_slope(times: Floats, values: Floats, *, min_inflation: float = 1.0) -> S
     first, second = np.triu_indices(count, 1)
     slopes = np.sort((values[second] - values[first]) / (times[second] - times[first]))
     estimate = float(np.median(slopes))
-    inflation = max(min_inflation, _inflation(values - estimate * times))
-    spread = 1.959964 * math.sqrt(inflation * count * (count - 1) * (2 * count + 5) / 18)
+    swell = max(min_inflation, inflation(values - estimate * times))
+    spread = 1.959964 * math.sqrt(swell * count * (count - 1) * (2 * count + 5) / 18)
     rank = math.floor((len(slopes) - spread) / 2)
     if rank < 0:
         return Slope(estimate=estimate, low=-math.inf, high=math.inf)
     return Slope(estimate=estimate, low=float(slopes[rank]), high=float(slopes[-1 - rank]))
 
 
-def _inflation(residuals: Floats) -> float:
+def inflation(residuals: Floats) -> float:
+    """Of a trend's variance, by residuals that hang together: see `sen_slope`. 1 for up to 4 of them."""
     count = len(residuals)
     centred = residuals - residuals.mean()
     power = float(centred @ centred)

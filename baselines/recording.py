@@ -22,12 +22,12 @@ NAME = "replay"  # target, canary and worker of a recording that names none
 _LATENCY_OPTIONAL = ("ok", "reason", "burst", "control_s", "load", "worker")
 _MEMORY_OPTIONAL = ("capacity_bytes", "load", "worker", "allocated_bytes", "reserved_bytes", "host_anon_bytes")
 _YES_NO = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_LOAD_NOTE = "column 'load' is checked but not used in judging"
 
 EARLIEST, LATEST = -62135596800.0, 253402300799.0  # years 1 to 9999: what a calendar can show
 MAX_LATENCY_S = 1e9
 MIN_LATENCY_S = 1e-9  # a nanosecond and thirty years: beyond, ratios leave the range of numbers
 MAX_BYTES = 2**63 - 1
+MAX_LOAD = 1e9
 MAX_SHOWN = 40  # characters of a cell in a message
 
 Point = TypeVar("Point")
@@ -85,6 +85,10 @@ class _Row:
         """The cell as a latency, None when empty. Raises ReplayError."""
         return self.number(column, positive=True, low=MIN_LATENCY_S, high=MAX_LATENCY_S)
 
+    def load(self, column: str) -> float | None:
+        """The cell as a load in any unit, None when empty. Raises ReplayError."""
+        return self.number(column, low=0.0, high=MAX_LOAD)
+
     def size(self, column: str) -> int | None:
         """The cell as bytes, None when empty. Raises ReplayError when it is no number, below 0 or beyond 64 bits."""
         value = self.number(column, high=MAX_BYTES)
@@ -99,14 +103,14 @@ def read_latency_csv(lines: Iterable[str]) -> Recording[Request]:
     ok = 0 is a failed request, which needs no latency; without `ok`, a reason other than "good" says the same.
     reason: one of the outcomes; any other word is kept as the detail of an unexpected answer.
     """
-    rows, notes = _read(lines, required=("time", "latency_s"), optional=_LATENCY_OPTIONAL)
+    rows, notes = _read(lines, required=("time", "latency_s"), optional=_LATENCY_OPTIONAL, unused=("load",))
     points = []
     for row, at in _ascending(rows):
         outcome, detail = _outcome(row)
         latency_s = row.latency_s("latency_s")
         if latency_s is None and outcome is Outcome.GOOD:
             raise ReplayError(f"line {row.line}: latency_s is missing (only a failed request, ok = 0, may lack it)")
-        row.number("load")
+        row.load("load")
         sample = Sample(
             at=at,
             outcome=outcome,
@@ -123,7 +127,7 @@ def read_memory_csv(lines: Iterable[str]) -> Recording[MemorySample]:
     """Read one memory sample a row; a new worker is a new life. Raises ReplayError.
 
     used_bytes is the worker's host memory, or, where host_anon_bytes tells that apart, its device memory;
-    capacity_bytes is what used_bytes can grow to.
+    capacity_bytes is what used_bytes can grow to; load is anything that grows with the number of requests in flight.
     """
     rows, notes = _read(lines, required=("time", "used_bytes"), optional=_MEMORY_OPTIONAL)
     points = []
@@ -131,7 +135,6 @@ def read_memory_csv(lines: Iterable[str]) -> Recording[MemorySample]:
         used, capacity = row.size("used_bytes"), row.size("capacity_bytes")
         if used is None:
             raise ReplayError(f"line {row.line}: used_bytes is missing")
-        row.number("load")
         on_device = "host_anon_bytes" in row.cells
         points.append(
             MemorySample(
@@ -145,13 +148,14 @@ def read_memory_csv(lines: Iterable[str]) -> Recording[MemorySample]:
                 gpu_capacity_bytes=capacity if on_device else None,
                 allocated_bytes=row.size("allocated_bytes"),
                 reserved_bytes=row.size("reserved_bytes"),
+                load=row.load("load"),
             )
         )
     return Recording(points=_some(points), notes=notes)
 
 
 def _read(
-    lines: Iterable[str], *, required: tuple[str, ...], optional: tuple[str, ...]
+    lines: Iterable[str], *, required: tuple[str, ...], optional: tuple[str, ...], unused: tuple[str, ...] = ()
 ) -> tuple[Iterator[_Row], tuple[str, ...]]:
     numbered = _numbered(lines)
     _, header = next(numbered, (1, []))
@@ -164,8 +168,7 @@ def _read(
     notes = [
         f"column {_shown(name)} is not known and not used" for name in columns if name not in (*required, *optional)
     ]
-    if "load" in columns:
-        notes.append(_LOAD_NOTE)
+    notes += [f"column {name!r} is checked but not used in judging" for name in columns if name in unused]
     return _rows(numbered, columns), tuple(notes)
 
 

@@ -13,7 +13,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from baselines.baseline import Baseline, NotReady, gather
-from baselines.leak import BUCKETS, LeakPolicy, judge_memory
+from baselines.leak import LeakPolicy, LeakWatch
 from baselines.recording import NAME, ReplayError, Request
 from baselines.regression import RegressionPolicy, judge_latency
 from baselines.verdict import Check, Level, Status, Verdict
@@ -21,7 +21,6 @@ from probes.messages import Burst, Identity, MemorySample, Outcome, Sample
 
 SCHEMA = 1
 BURST_GAP_S = 5.0  # requests further apart than this belong to different bursts, unless the file names its bursts
-JUDGEMENTS_PER_BUCKET = 2  # a floor moves once a bucket; judging each of a month's samples would only cost time
 
 _NUMBERS = (
     "samples",
@@ -147,18 +146,14 @@ def _judge_bursts(bursts: Iterable[Burst], baseline: Baseline | None, policy: Re
 
 
 def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:
-    every_s = policy.window_s / BUCKETS / JUDGEMENTS_PER_BUCKET
-    windows: dict[str, deque[MemorySample]] = {}
+    watches: dict[str, LeakWatch] = {}
     due_at: dict[str, float] = {}
     for row, point in enumerate(points):
-        window = windows.setdefault(point.life, deque())
-        window.append(point)
-        if point.at < due_at.get(point.life, -math.inf):
-            continue
-        due_at[point.life] = point.at + every_s
-        while window[0].at < point.at - policy.lookback_s:
-            window.popleft()
-        yield row, judge_memory(list(window), policy, now=point.at)
+        watch = watches.setdefault(point.life, LeakWatch(policy))
+        watch.take([point])
+        if point.at >= due_at.get(point.life, -math.inf):
+            due_at[point.life] = point.at + policy.judge_every_s
+            yield row, watch.judge(now=point.at)
 
 
 def _report(judged: Iterable[tuple[int, Verdict]], *, rows: int) -> Iterator[Line]:

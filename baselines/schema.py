@@ -49,6 +49,7 @@ memory_samples = Table(
     Column("allocated_bytes", Integer),
     Column("reserved_bytes", Integer),
     Column("uptime_s", Float),
+    Column("load", Float),
     Index("ix_memory_samples_target_life_at", "target", "life", "at"),
     Index("ix_memory_samples_target_slot", "target", "slot"),  # ends in the id, as every index of SQLite
     Index("ix_memory_samples_at", "at"),

@@ -19,13 +19,19 @@ ABOUT = {
     "fidelity": "what it records against what a client sees",
     "scale": "how many targets one core can watch",
     "effect": "what canaries cost the server",
+    "leak": "leaks, and what only looks like them",
     "store": "a year of history",
     "crash": "kill -9 at random moments",
     "fuzz": "hostile bytes for whatever reads them",
 }
 """In the order in which they run: those that measure the daemon's own time come first."""
 
-MORE = {"store": ["--thin"], "scale": ["--picture", str(RESULTS / "scale.svg")], "fuzz": ["--seconds", "30"]}
+MORE = {
+    "store": ["--thin"],
+    "scale": ["--picture", str(RESULTS / "scale.svg")],
+    "leak": ["--picture", str(RESULTS / "leak.svg")],
+    "fuzz": ["--seconds", "30"],
+}
 
 
 def measure(name: str) -> int:

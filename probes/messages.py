@@ -236,6 +236,7 @@ class MemorySample:
     gpu_used_bytes: this process on its device(s) as NVML tells; gpu_capacity_bytes: the device's memory.
     device_used_bytes: everything on the device, other processes included.
     allocated_bytes, reserved_bytes: torch's allocator, where an agent or the isolated worker reports it.
+    load: CPU seconds per second that the worker used since the sample before; None for the first of a life.
     """
 
     target: str
@@ -250,6 +251,7 @@ class MemorySample:
     allocated_bytes: int | None = None
     reserved_bytes: int | None = None
     uptime_s: float | None = None
+    load: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

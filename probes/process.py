@@ -60,6 +60,7 @@ class WorkerWatch:
         self._gpu = gpu
         self._host = host or Host()
         self._slots: dict[int, Life] = {}
+        self._used: dict[Life, tuple[float, float]] = {}  # CPU seconds, and when that was
         self._lock = threading.Lock()
 
     def find(self) -> dict[int, Life]:
@@ -89,11 +90,24 @@ class WorkerWatch:
     def sample(self, now: float) -> list[MemorySample]:
         """Memory of every worker at `now`; empty when there are none. A figure that cannot be read is None."""
         workers = self.find()
-        samples = [self._measure(slot, life, now) for slot, life in workers.items()]
+        loads = self._loads(workers.values())
+        samples = [replace(self._measure(slot, life, now), load=loads.get(life)) for slot, life in workers.items()]
         if self._gpu is None or not self._gpu.available or not samples:
             return samples
         reading = self._gpu.read()
         return [_with_gpu(sample, workers[sample.slot].pid, reading) for sample in samples]
+
+    def _loads(self, lives: Iterable[Life]) -> dict[Life, float]:
+        """CPU seconds per second of each life since the last call; none for one that is new."""
+        at = time.monotonic()
+        used = {life: (cpu_s, at) for life, cpu_s in cpu_seconds(lives).items()}
+        with self._lock:
+            before, self._used = self._used, used
+        return {
+            life: (cpu_s - before[life][0]) / (at - before[life][1])
+            for life, (cpu_s, _) in used.items()
+            if life in before and at > before[life][1]
+        }
 
     def _measure(self, slot: int, life: Life, now: float) -> MemorySample:
         anon, capacity = self._host.anon_bytes(life.pid), self._host.capacity_bytes(life.pid)

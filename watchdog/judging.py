@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from sqlalchemy import Connection
 
 from baselines import burst_store, memory_store
 from baselines.availability import judge_availability
-from baselines.leak import judge_memory
+from baselines.leak import LeakWatch
 from baselines.limits import join, judge_memory_limit, judge_p95_limit
 from baselines.output import judge_output
 from baselines.regression import judge_latency
@@ -39,12 +38,27 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
 def judge_memory_samples(
     connection: Connection, samples: Sequence[MemorySample], target: Target, *, now: float
 ) -> list[Verdict]:
-    """Memory of each worker after samples that are not stored yet."""
-    policies = target.policies
-    verdicts = []
-    since = now - policies.leak.lookback_s
-    for life, newest in groupby(samples, key=lambda s: s.life):
-        points = [*memory_store.memory_since(connection, target.name, life, since=since), *newest]
-        memory = judge_memory(points, policies.leak, now=now)
-        verdicts.append(join(memory, judge_memory_limit(points[-1], policies.limits, now=now)))
+    """Memory of each worker after samples that are not stored yet, at most one of each.
+
+    A life that is not followed yet, after a restart, is read from the store first.
+    """
+    policies, verdicts = target.policies, []
+    for ended in target.leaks.keys() - {sample.life for sample in samples}:
+        del target.leaks[ended]
+    for sample in samples:
+        if sample.life not in target.leaks:
+            watch = LeakWatch(policies.leak)
+            since = now - policies.leak.lookback_s
+            watch.take(memory_store.memory_since(connection, target.name, sample.life, since=since))
+            target.leaks[sample.life] = watch
+        follow_memory([sample], target)
+        memory = target.leaks[sample.life].judge(now=now)
+        verdicts.append(join(memory, judge_memory_limit(sample, policies.limits, now=now)))
     return verdicts
+
+
+def follow_memory(samples: Sequence[MemorySample], target: Target) -> None:
+    """Have the lives that are followed know of samples that are not judged; of one that they know, nothing is taken."""
+    for sample in samples:
+        if sample.life in target.leaks:
+            target.leaks[sample.life].take([sample])

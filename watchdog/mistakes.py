@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from baselines.leak import MIN_BUCKETS
+from baselines.leak import MIN_SAMPLES
 from watchdog.spelling import parse_duration
 from watchdog.values import Place, unusable_canary, unusable_values
 
@@ -138,8 +138,8 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         yield place, 'mode = "act" needs a [target.process] table: a worker that is not watched is not acted on'
     if isinstance(leak := target.get("leak", {}), dict):
         interval_s, window_s = _seconds(leak, "interval", LEAK_INTERVAL_S), _seconds(leak, "window", LEAK_WINDOW_S)
-        if interval_s is not None and window_s is not None and interval_s * MIN_BUCKETS > window_s:
-            longest = f"at most a {MIN_BUCKETS}th of window ({window_s:g} s)"
+        if interval_s is not None and window_s is not None and interval_s * MIN_SAMPLES > window_s:
+            longest = f"at most a {MIN_SAMPLES}th of window ({window_s:g} s)"
             yield (*place, "leak"), f"interval ({interval_s:g} s) must be {longest}, else memory is never judged"
     if isinstance(recycle, dict):
         kind = recycle.get("kind")

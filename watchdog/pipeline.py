@@ -14,7 +14,7 @@ from baselines.database import Database
 from baselines.verdict import Status, Verdict
 from probes.messages import Burst, MemorySample
 from watchdog.effects import Effects
-from watchdog.judging import judge_burst, judge_memory_samples
+from watchdog.judging import follow_memory, judge_burst, judge_memory_samples
 from watchdog.target import Target
 
 Record = Callable[[Connection], None]
@@ -43,6 +43,8 @@ class Pipeline:
             self._memory_due[target] = now + every_s
             with self._database.read() as connection:
                 verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
+        else:
+            follow_memory(samples, self._targets[target])
         self._conclude(verdicts, lambda connection: memory_store.add_memory(connection, samples))
 
     def tick(self) -> None:

@@ -16,6 +16,7 @@ from alerts.recyclers import Recycler
 from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
+from baselines.leak import LeakWatch
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
@@ -32,6 +33,7 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
+    leaks: the lives whose memory is followed, by key; the judge thread's alone.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -58,6 +60,7 @@ class Target:
     verify_bursts: int = 3
     memory_interval_s: float = 15.0
     replaces: Target | None = None
+    leaks: dict[str, LeakWatch] = field(default_factory=dict)
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
 
     def watches(self, subject: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import START, make_memory
 
-from baselines.leak import LeakPolicy, judge_memory
+from baselines.leak import LeakPolicy, LeakWatch, judge_memory
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import MemorySample
 
@@ -41,9 +42,13 @@ def judge(points: list[MemorySample], policy: LeakPolicy = POLICY) -> Verdict:
 
 
 def ever_worse(used: np.ndarray, policy: LeakPolicy = POLICY) -> bool:
-    """Judge a growing history every ten minutes, as a daemon would."""
-    points = make_memory(used)
-    return any(judge(points[:end]).status is Status.WORSE for end in range(20, len(points) + 1, 20))
+    """Follow a life and judge it every ten minutes, as a daemon would."""
+    watch = LeakWatch(policy)
+    for number, point in enumerate(make_memory(used), 1):
+        watch.take([point])
+        if number % 20 == 0 and watch.judge(now=point.at).status is Status.WORSE:
+            return True
+    return False
 
 
 def sawtooth(times: np.ndarray) -> np.ndarray:
@@ -173,7 +178,7 @@ def test_warm_up_counts_from_the_start_of_the_life() -> None:
     ],
 )
 def test_missing_evidence_is_unknown(points: list[MemorySample], reason: Reason) -> None:
-    """No verdict without half a window of warm samples."""
+    """No verdict before half a window after the warm-up."""
     verdict = judge(points)
     assert (verdict.status, verdict.reason, verdict.level) == (Status.UNKNOWN, reason, Level.INFO)
 
@@ -211,17 +216,18 @@ def test_of_two_leaks_the_sooner_end_is_reported() -> None:
 
 def test_one_step_that_carries_half_the_rise_is_refused() -> None:
     """The same 120 MB, as a ramp and as a step: one number decides."""
-    ramp = make_memory(np.linspace(3000 * MB, 3240 * MB, 480), uptime_s=1e6)
+    ramp = make_memory(np.linspace(3000 * MB, 3240 * MB, 480))
     assert judge(ramp).status is Status.WORSE
     stepped = np.linspace(3000 * MB, 3040 * MB, 480) + 200 * MB * (np.arange(480) > 240)
-    assert judge(make_memory(stepped, uptime_s=1e6)).status is Status.OK
+    assert judge(make_memory(stepped)).status is Status.OK
 
 
 @pytest.mark.parametrize(("gain_mb", "status"), [(15.0, Status.OK), (18.0, Status.WORSE)])
 def test_a_rise_below_the_least_gain_is_no_leak(gain_mb: float, status: Status) -> None:
     """16 MB a window is the floor of what matters."""
-    used = np.linspace(3000 * MB, (3000 + gain_mb) * MB, 481)
-    assert judge(make_memory(used, uptime_s=1e6)).status is status
+    times = clock(5.5)  # the window of 4 h and what it takes to break its record, but no longer window
+    used = 3000 * MB + gain_mb * MB * times / (4 * HOUR)
+    assert judge(make_memory(used)).status is status
 
 
 def test_windows_of_seconds_work_the_same() -> None:
@@ -259,3 +265,59 @@ def test_impossible_policies_are_refused() -> None:
     """A window needs a length."""
     with pytest.raises(ValueError, match="window_s"):
         LeakPolicy(window_s=0.0)
+
+
+def test_what_was_called_a_leak_is_one_until_it_stopped() -> None:
+    """It goes on being said while it goes on; half a window after it stopped it is over, and may begin again."""
+    times = clock(40)
+    rising = np.minimum(times, 10 * HOUR) + np.maximum(times - 25 * HOUR, 0.0)
+    watch, said = LeakWatch(POLICY), []
+    for point in make_memory(background(times) + 2 * MB * rising / MINUTE, capacity=80_000_000_000):
+        watch.take([point])
+        status = watch.judge(now=point.at).status
+        if not said or said[-1][1] is not status:
+            said.append(((point.at - START) / HOUR, status))
+    assert [status for _, status in said[-3:]] == [Status.WORSE, Status.OK, Status.WORSE]
+    assert 10 < said[-2][0] < 25, "over some hours after it stopped"
+    assert 25 < said[-1][0] < 30, "and found again"
+
+
+def test_reading_a_life_again_comes_to_the_same_verdict() -> None:
+    """After a restart of the daemon. A sample that comes twice, as when a transaction is tried again, is harmless."""
+    times = clock(6)
+    points = make_memory(background(times) + MB * times / MINUTE)
+    followed = LeakWatch(POLICY)
+    for point in points:
+        followed.take([point])
+        followed.take([point])
+    again = judge(points)
+    now = points[-1].at
+    assert replace(followed.judge(now=now), evidence={}) == replace(again, evidence={})
+    assert followed.judge(now=now).evidence["slope_bytes_per_hour"] == again.evidence["slope_bytes_per_hour"]
+
+
+def test_load_that_is_known_explains_a_days_swing() -> None:
+    """300 MB that come and go with the requests: never a leak when the load is known; a leak under it is found."""
+    times = clock(72)
+    load = 0.55 + 0.4 * np.sin(2 * np.pi * times / (24 * HOUR))
+    swing = background(times, 4) + 300 * MB * load
+
+    def judged(used: np.ndarray) -> set[Status]:
+        watch, statuses = LeakWatch(POLICY), set()
+        for point, now_load in zip(make_memory(used), load, strict=True):
+            watch.take([replace(point, load=float(now_load))])
+            if (point.at - START) % 300 == 0:
+                statuses.add(watch.judge(now=point.at).status)
+        return statuses
+
+    assert Status.WORSE not in judged(swing)
+    assert Status.WORSE in judged(swing + MB * times / MINUTE)
+
+
+def test_a_state_stays_small() -> None:
+    """However long a life is, what is kept of it has a limit."""
+    watch = LeakWatch(POLICY)
+    watch.take(make_memory(background(clock(24))))
+    day = len(pickle.dumps(watch._channels["host_anon_bytes"]._scales))
+    watch.take([replace(p, at=p.at + 24 * HOUR) for p in make_memory(background(clock(96)))])
+    assert len(pickle.dumps(watch._channels["host_anon_bytes"]._scales)) < 4 * day < 400_000

@@ -252,6 +252,9 @@ def test_memory_samples_follow_private_memory() -> None:
         assert after.uptime_s is not None
         assert 0 <= before.uptime_s <= after.uptime_s < 3600
         assert (after.gpu_used_bytes, after.device_used_bytes) == (None, None)
+        assert before.load is None, "there is nothing to compare with"
+        assert after.load is not None
+        assert 0 <= after.load < 64, "CPU seconds a second"
 
 
 def test_the_holder_of_the_other_end_is_the_peer() -> None:

@@ -80,6 +80,7 @@ class Bench:
 
     def start(self) -> None:
         """As a daemon that starts: nothing is remembered but what is in the database."""
+        self.target.leaks.clear()
         self.metrics = Metrics(CollectorRegistry(), targets={"chat": ["default"]}, notifiers=["ops"])
         numbers = itertools.count()
         self.effects = Effects(
@@ -219,6 +220,34 @@ class TestFiring:
         )
         assert bench.count("memory_samples") == 2
         assert bench.count("lives") == 2
+
+    def test_a_leak_is_followed_on_after_a_restart(self, bench: Bench) -> None:
+        """A life is read from the store once; samples between two judgements count; a life that ended is forgotten."""
+
+        def take(minute: float, life: str = "7@100") -> None:
+            bench.clock.at = NOW + 60 * minute
+            sample = MemorySample(
+                target="chat",
+                slot=0,
+                life=life,
+                at=bench.clock.at,
+                host_anon_bytes=int(3e9 + 5e6 * minute),
+                capacity_bytes=int(20e9),
+                uptime_s=60 * minute,
+            )
+            bench.pipeline.take_memory("chat", [sample])
+
+        for half_minutes in range(420):
+            take(half_minutes / 2)
+        assert bench.verdicts(Check.MEMORY)[-1] == (Status.WORSE, Reason.LEAKING)
+        bench.start()
+        take(210.0)
+        watch = bench.target.leaks["7@100"]
+        verdict = watch.judge(now=bench.clock.at)
+        assert (verdict.reason, verdict.evidence["samples"]) == (Reason.LEAKING, 421)
+        assert verdict.evidence["slope_bytes_per_hour"] == pytest.approx(300e6, rel=0.01)
+        take(212.0, life="9@200")
+        assert list(bench.target.leaks) == ["9@200"]
 
     def test_memory_of_a_worker_that_is_gone_is_closed(self, bench: Bench) -> None:
         """A slot that nobody took gets no more samples: its incident ends and stands for nothing any more."""

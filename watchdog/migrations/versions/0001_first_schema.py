@@ -135,6 +135,7 @@ def upgrade() -> None:
         sa.Column("allocated_bytes", sa.Integer(), nullable=True),
         sa.Column("reserved_bytes", sa.Integer(), nullable=True),
         sa.Column("uptime_s", sa.Float(), nullable=True),
+        sa.Column("load", sa.Float(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_memory_samples_at", "memory_samples", ["at"], unique=False)

@@ -1,0 +1,166 @@
+"""One memory figure of one life, looked at over windows from half an hour to 32 hours at once."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from baselines.floors import Bucket, Doubling, Filling, Floors
+from baselines.growth import HALF, LOOKBACK, WINDOW, Rise, Trend, slope_of
+from baselines.quantiles import Slope
+
+SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the policy's window; each twice the one before
+FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
+PERSIST = 2  # completed buckets in a row
+AGREE = 0.5  # the halves of a window agree when neither slope is less than this share of the other
+MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer than the leak is old show less
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Growth:
+    """How fast a floor rises. slope: bytes per second; gain: bytes over the window; used: the newest floor, bytes.
+
+    begun_s: age at which the window began. leaking: whether it is a leak, or was one and has not stopped since.
+    """
+
+    slope: Slope
+    gain: float
+    used: float
+    begun_s: float
+    leaking: bool
+
+
+class _Scale:
+    """One width of buckets."""
+
+    def __init__(self, width_s: float) -> None:
+        self.width_s = width_s
+        self.floors = Floors(kept=LOOKBACK + 3)
+        self._trend = Trend()
+        self._free_trend: Trend | None = None  # of the floors without load, once there is a difference
+        self.urgent = self.slow = self.idle = 0
+
+    def append(self, bucket: Bucket, *, min_gain: float) -> tuple[Rise | None, Rise | None]:
+        """What the newest window says with the load's share in it, and without."""
+        if self._free_trend is None and self.floors.knows_load:
+            self._free_trend = copy.deepcopy(self._trend)
+        self.floors.append(bucket)
+        indices, floors, free = self.floors.tail(LOOKBACK + 3)
+        rise = self._trend.examine(indices, floors, self.floors.count, min_gain=min_gain)
+        if self._free_trend is None:
+            return rise, rise
+        return rise, self._free_trend.examine(indices, free, self.floors.count, min_gain=min_gain)
+
+    def slope(self, *, halves: bool = False) -> list[Slope]:
+        """Of the newest window without load, in bytes per second; of its two halves. Empty before there is a window."""
+        indices, _, free = self.floors.tail(WINDOW)
+        if len(free) < WINDOW:
+            return []
+        parts = ((0, HALF), (HALF, WINDOW)) if halves else ((0, WINDOW),)
+        found = [slope_of(indices[a:b], free[a:b]) for a, b in parts]
+        w = self.width_s
+        return [Slope(estimate=s.estimate / w, low=s.low / w, high=s.high / w) for s in found]
+
+
+class Channel:
+    """Takes the samples of one figure and says what its growth is.
+
+    window_s: the middle one of the windows. min_gain: bytes that a window must have gained.
+    tenure_s, youth_s: the age from which a leak is called one, and from which an urgent one is.
+    is_urgent(used, slope_low): whether so many bytes, growing by so much a second, leave no time to wait and see.
+    """
+
+    def __init__(
+        self,
+        *,
+        window_s: float,
+        min_gain: float,
+        youth_s: float,
+        tenure_s: float,
+        is_urgent: Callable[[float, float], bool],
+    ) -> None:
+        self._min_gain, self._youth_s, self._tenure_s, self._is_urgent = min_gain, youth_s, tenure_s, is_urgent
+        self._scales = [_Scale(window_s * share / WINDOW) for share in SCALES]
+        self._filling = Filling(self._scales[0].width_s)
+        self._doublings = [Doubling() for _ in self._scales[1:]]
+        self._alarm: int | None = None
+        self._age_s = 0.0
+        self.taken = 0
+
+    def take(self, age_s: float, value: float, load: float | None) -> None:
+        """One sample, age_s seconds into the life; older ones than the newest bucket are left out."""
+        self.taken += 1
+        self._age_s = max(self._age_s, age_s)
+        completed = self._filling.add(age_s, value, load)
+        if completed is not None:
+            self._append(0, completed)
+
+    def _append(self, number: int, bucket: Bucket) -> None:
+        scale = self._scales[number]
+        raw, free = scale.append(bucket, min_gain=self._min_gain)
+        if scale.floors.count >= WINDOW:
+            urgent = raw is not None and self._age_s >= self._youth_s and self._hurries(bucket.floor, raw, scale)
+            slow = free is not None and free.record and self._age_s >= self._tenure_s and number >= FIRST_SLOW
+            scale.urgent = scale.urgent + 1 if urgent else 0
+            scale.slow = scale.slow + 1 if slow else 0
+            if max(scale.urgent, scale.slow) >= PERSIST and (self._alarm is None or number > self._alarm):
+                self._alarm = number
+                scale.idle = 0
+            elif number == self._alarm:
+                self._see_whether_it_stopped(scale)
+        if number < len(self._doublings):
+            for wide in self._doublings[number].add(bucket):
+                self._append(number + 1, wide)
+
+    def _hurries(self, used: float, rise: Rise, scale: _Scale) -> bool:
+        return rise.slope.low > 0 and self._is_urgent(used, rise.slope.low / scale.width_s)
+
+    def _see_whether_it_stopped(self, scale: _Scale) -> None:
+        """An alarm stands until for half a window no window has gained anything that could be told from nothing."""
+        (slope,) = scale.slope()
+        grows = slope.low > 0 and slope.estimate * scale.width_s * WINDOW >= self._min_gain
+        scale.idle = 0 if grows else scale.idle + 1
+        if scale.idle >= HALF:
+            self._alarm = None
+
+    def growth(self) -> Growth | None:
+        """What is known now; None before a window that a leak could be seen in is full."""
+        full = [n for n, scale in enumerate(self._scales) if scale.floors.count >= WINDOW]
+        if self._alarm is None:
+            return self._measure(min(full[-1], self._middle)) if self._judged(full) else None
+        told = self._alarm
+        alarming = self._scales[told].slope()[0].estimate
+        for number in full:
+            if number > told and self._agrees(self._scales[number], MIN_REPORTED * alarming):
+                told = number
+        return self._measure(told)
+
+    @property
+    def _middle(self) -> int:
+        return SCALES.index(1.0)
+
+    def _judged(self, full: list[int]) -> bool:
+        return bool(full) and full[-1] >= FIRST_SLOW and self._age_s >= self._tenure_s
+
+    @staticmethod
+    def _agrees(scale: _Scale, least: float) -> bool:
+        """A longer window says more, and no more of the luck that made a shorter one alarm, if it is all leak."""
+        early, late = (slope.estimate for slope in scale.slope(halves=True))
+        whole = scale.slope()[0].estimate
+        return min(early, late) > 0 and AGREE <= late / early <= 1 / AGREE and whole >= least
+
+    def _measure(self, number: int) -> Growth:
+        scale = self._scales[number]
+        indices, _, free = scale.floors.tail(WINDOW)
+        _, newest, _ = self._scales[0].floors.tail(1)  # a long bucket is over an hour old when it is complete
+        (slope,) = scale.slope()
+        return Growth(
+            slope=slope,
+            gain=float(np.median(free[-3:]) - np.median(free[:3])),
+            used=float(newest[-1]),
+            begun_s=float(indices[0]) * scale.width_s,
+            leaking=self._alarm is not None,
+        )
