@@ -77,12 +77,11 @@ class Trend:
         if begun > 0:
             self._record = max(self._record, float(floors[-WINDOW - 1]))
         third = WINDOW // 3
-        gained = (
-            float(np.median(window[-third:]) - np.median(window[:third])) > min_gain / 3
-        )  # a slope costs ten times that
+        # a first look, since a slope costs ten times as much
+        gained = float(np.median(window[-third:]) - np.median(window[:third])) > min_gain / 3
         if not gained and begun % HALF:
             return None
-        first, second = pairs(WINDOW)
+        first, second = _pairs(WINDOW)
         slopes = (window[second] - window[first]) / (times[second] - times[first])
         estimate = float(np.median(slopes))
         before = [slope for at, slope in self._past if at + WINDOW <= begun]
@@ -168,7 +167,7 @@ def _left_after(values: Floats, start_up: Floats, line: Floats) -> float:
 
 
 @cache
-def pairs(count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
+def _pairs(count: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]:
     """All pairs i < j."""
     first, second = np.triu_indices(count, 1)
     return first, second

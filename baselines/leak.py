@@ -65,30 +65,30 @@ class LeakPolicy:
 
 
 class LeakWatch:
-    """One life from its first sample on. Small: some kilobytes, whatever its age."""
+    """One life from its first sample on. Under a hundred kilobytes for each figure, whatever its age."""
 
     def __init__(self, policy: LeakPolicy) -> None:
         self.policy = policy
         self._first: MemorySample | None = None
         self._newest: MemorySample | None = None
         self._channels: dict[str, Channel] = {}
-        self._known_at: dict[str, float] = {}
+        self._known_age_s: dict[str, float] = {}
 
     def take(self, samples: Iterable[MemorySample]) -> None:
-        """Samples of this life, oldest first; any that is older than the newest so far is left out."""
+        """Samples of this life, oldest first by its age; any that is younger than the newest so far is left out."""
         for sample in samples:
-            if self._newest is not None and sample.at < self._newest.at:
-                continue
             self._first = self._first or sample
-            self._newest = sample
             age_s = self._age_s(sample)
+            if self._newest is not None and age_s < self._age_s(self._newest):
+                continue
+            self._newest = sample
             for name in _CAPACITIES:
                 value = getattr(sample, name)
                 if value is not None:
                     if name not in self._channels:
                         self._channels[name] = self._open(name)
                     self._channels[name].take(age_s, float(value), sample.load)
-                    self._known_at[name] = sample.at
+                    self._known_age_s[name] = age_s
 
     def judge(self, *, now: float) -> Verdict:
         """Each memory figure that the worker has had is judged, and the worst reported.
@@ -143,7 +143,7 @@ class LeakWatch:
         capacity = self._capacity(name)
         channel = self._channels[name]
         steady = replace(steady, evidence={"channel": name, "samples": channel.taken, "capacity_bytes": capacity})
-        if newest.at - self._known_at[name] > self.policy.window_s * NO_DATA_SHARE:
+        if self._age_s(newest) - self._known_age_s[name] > self.policy.window_s * NO_DATA_SHARE:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.NO_DATA)
         growth = channel.growth()
         if growth is None:

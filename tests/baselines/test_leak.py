@@ -321,3 +321,13 @@ def test_a_state_stays_small() -> None:
     day = len(pickle.dumps(watch._channels["host_anon_bytes"]._scales))
     watch.take([replace(p, at=p.at + 24 * HOUR) for p in make_memory(background(clock(96)))])
     assert len(pickle.dumps(watch._channels["host_anon_bytes"]._scales)) < 4 * day < 400_000
+
+
+def test_a_clock_that_is_set_back_hides_no_leak() -> None:
+    """The age of the process goes on, whatever the time of day says."""
+    times = clock(6)
+    points = make_memory(background(times) + 2 * MB * times / MINUTE)
+    moved = [replace(p, uptime_s=p.at - START, at=p.at - (86400.0 if p.at > START + HOUR else 0.0)) for p in points]
+    verdict = judge(moved)
+    assert (verdict.status, verdict.reason) == (Status.WORSE, Reason.LEAKING)
+    assert verdict.evidence["samples"] == len(points)
