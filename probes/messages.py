@@ -232,11 +232,19 @@ class MemorySample:
 
     slot: the worker's place, 0..n-1; the next life in that place has the same slot.
     host_anon_bytes: RssAnon (not RSS: mapped weights and page cache are not the process's to leak).
+    cgroup_bytes: what the worker's cgroup holds, less the page cache it gives back when asked; shared with whoever else
+    is in it.
     capacity_bytes: what host_anon_bytes can grow to (cgroup limit, else the machine's memory).
     gpu_used_bytes: this process on its device(s) as NVML tells; gpu_capacity_bytes: the device's memory.
     device_used_bytes: everything on the device, other processes included.
-    allocated_bytes, reserved_bytes: torch's allocator, where an agent or the isolated worker reports it.
     load: CPU seconds per second that the worker used since the sample before; None for the first of a life.
+    fds, threads: open file descriptors and threads.
+    version: of what it serves, as it says itself.
+
+    Where an agent reports it, of all devices together: allocated_bytes, reserved_bytes of torch's allocator;
+    inactive_split_bytes, free pieces of blocks in use, which is what fragmentation leaves; private_pool_bytes, reserved
+    by CUDA graphs; alloc_retries and ooms since the start. requests: begun since the start; in_flight: not ended yet;
+    shapes: different shapes of input so far; trimmed_bytes: what a trim right before this sample gave back.
     """
 
     target: str
@@ -252,6 +260,18 @@ class MemorySample:
     reserved_bytes: int | None = None
     uptime_s: float | None = None
     load: float | None = None
+    cgroup_bytes: int | None = None
+    fds: int | None = None
+    threads: int | None = None
+    version: str | None = None
+    inactive_split_bytes: int | None = None
+    private_pool_bytes: int | None = None
+    alloc_retries: int | None = None
+    ooms: int | None = None
+    requests: int | None = None
+    in_flight: int | None = None
+    shapes: int | None = None
+    trimmed_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

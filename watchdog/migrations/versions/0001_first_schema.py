@@ -136,6 +136,18 @@ def upgrade() -> None:
         sa.Column("reserved_bytes", sa.Integer(), nullable=True),
         sa.Column("uptime_s", sa.Float(), nullable=True),
         sa.Column("load", sa.Float(), nullable=True),
+        sa.Column("cgroup_bytes", sa.Integer(), nullable=True),
+        sa.Column("fds", sa.Integer(), nullable=True),
+        sa.Column("threads", sa.Integer(), nullable=True),
+        sa.Column("version", sa.String(), nullable=True),
+        sa.Column("inactive_split_bytes", sa.Integer(), nullable=True),
+        sa.Column("private_pool_bytes", sa.Integer(), nullable=True),
+        sa.Column("alloc_retries", sa.Integer(), nullable=True),
+        sa.Column("ooms", sa.Integer(), nullable=True),
+        sa.Column("requests", sa.Integer(), nullable=True),
+        sa.Column("in_flight", sa.Integer(), nullable=True),
+        sa.Column("shapes", sa.Integer(), nullable=True),
+        sa.Column("trimmed_bytes", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_memory_samples_at", "memory_samples", ["at"], unique=False)
