@@ -52,6 +52,7 @@ memory_samples = Table(
     Column("load", Float),
     Column("cgroup_bytes", Integer),
     Column("fds", Integer),
+    Column("fd_limit", Integer),
     Column("threads", Integer),
     Column("version", String),
     Column("inactive_split_bytes", Integer),

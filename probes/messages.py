@@ -238,7 +238,7 @@ class MemorySample:
     gpu_used_bytes: this process on its device(s) as NVML tells; gpu_capacity_bytes: the device's memory.
     device_used_bytes: everything on the device, other processes included.
     load: CPU seconds per second that the worker used since the sample before; None for the first of a life.
-    fds, threads: open file descriptors and threads.
+    fds, fd_limit, threads: open file descriptors, how many there may be, and threads.
     version: of what it serves, as it says itself.
 
     Where an agent reports it, of all devices together: allocated_bytes, reserved_bytes of torch's allocator;
@@ -262,6 +262,7 @@ class MemorySample:
     load: float | None = None
     cgroup_bytes: int | None = None
     fds: int | None = None
+    fd_limit: int | None = None
     threads: int | None = None
     version: str | None = None
     inactive_split_bytes: int | None = None

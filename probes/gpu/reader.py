@@ -1,8 +1,6 @@
-"""Memory on NVIDIA GPUs, by NVML. The only file that imports pynvml, and only when a reader is opened.
+"""Memory on NVIDIA GPUs, by NVML: a value, None where the device does not have such a figure, or a named fault.
 
-NVML fails in many ways and none of them may stop the watchdog: every call ends in a value, in None where the device
-does not have such a figure, or in a named fault. A call into a wedged driver may never return; whoever reads must be
-able to wait without harm.
+A call into a wedged driver may never return; whoever reads must be able to wait without harm.
 """
 
 from __future__ import annotations
@@ -10,43 +8,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
-from types import ModuleType
 from typing import Any, Literal
+
+from probes.gpu.nvml import GpuFault, Nvml
 
 _MEMORY_V2 = 0x02000028  # nvmlMemory_v2 of nvml.h: version 2 in the high byte, the size of the struct
 _NOT_AVAILABLE = 2**64 - 1  # NVML_VALUE_NOT_AVAILABLE; broken devices also answer it as an amount of memory
-
-
-class GpuFault(StrEnum):
-    """Why a figure is missing. The value is the word in a message."""
-
-    NO_LIBRARY = "no_library"  # pynvml or libnvidia-ml.so.1 is not installed
-    NO_DRIVER = "no_driver"
-    NO_DEVICE = "no_device"
-    VERSION_MISMATCH = "version_mismatch"  # the driver was upgraded under a running kernel module
-    NO_PERMISSION = "no_permission"
-    NOT_SUPPORTED = "not_supported"
-    GPU_LOST = "gpu_lost"
-    RESET_REQUIRED = "reset_required"
-    TIMEOUT = "timeout"
-    IMPLAUSIBLE = "implausible"  # a success that cannot be true: nothing, everything, or more than there is
-    FAILED = "failed"
-
-
-# By NVML's return codes (nvml.h, nvmlReturn_t); what is not named here is FAILED.
-_FAULTS: Mapping[int, GpuFault] = {
-    3: GpuFault.NOT_SUPPORTED,
-    4: GpuFault.NO_PERMISSION,
-    9: GpuFault.NO_DRIVER,
-    10: GpuFault.TIMEOUT,
-    12: GpuFault.NO_LIBRARY,
-    13: GpuFault.NOT_SUPPORTED,  # function not found: the driver is older than the call
-    15: GpuFault.GPU_LOST,
-    16: GpuFault.RESET_REQUIRED,
-    18: GpuFault.VERSION_MISMATCH,
-    25: GpuFault.NOT_SUPPORTED,  # argument version mismatch: the driver is older than the struct
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +74,7 @@ class _Device:
 
 @dataclass(slots=True)
 class GpuReader:
-    """NVML, initialised once (doing so for every reading leaks file descriptors). Build it with `open`.
+    """What the devices of this machine say. Build it with `open`.
 
     why: what is missing when not `available`. lost: the last reading had no figure of any device.
     driver_version, cuda_version ("13.0"): None when not told.
@@ -117,24 +84,20 @@ class GpuReader:
     driver_version: str | None = None
     cuda_version: str | None = None
     lost: bool = False
-    _nvml: ModuleType | None = None
+    _nvml: Nvml = field(default_factory=Nvml)
     _devices: list[_Device] = field(default_factory=list)
 
     @classmethod
     def open(cls) -> GpuReader:
         """A reader; on a machine without library, driver or GPU one that is not `available` and reads nothing."""
-        try:
-            import pynvml as nvml  # noqa: PLC0415  # a machine without a GPU need not pay for it
-        except ImportError:
-            return cls()
-        reader = cls(why=None, _nvml=nvml)
-        _, reader.why = reader._call("nvmlInit")
+        nvml = Nvml.open()
+        reader = cls(why=nvml.why, _nvml=nvml)
         if reader.why is not None:
             return reader
-        reader.driver_version, _ = reader._call("nvmlSystemGetDriverVersion")
-        cuda, _ = reader._call("nvmlSystemGetCudaDriverVersion")
+        reader.driver_version, _ = nvml.call("nvmlSystemGetDriverVersion")
+        cuda, _ = nvml.call("nvmlSystemGetCudaDriverVersion")
         reader.cuda_version = None if cuda is None else f"{cuda // 1000}.{cuda % 1000 // 10}"
-        count, reader.why = reader._call("nvmlDeviceGetCount")
+        count, reader.why = nvml.call("nvmlDeviceGetCount")
         reader._devices = [reader._open_device(index) for index in range(count or 0)]
         if reader.why is None and not reader._devices:
             reader.why = GpuFault.NO_DEVICE
@@ -160,16 +123,16 @@ class GpuReader:
 
     def close(self) -> None:
         """Safe to call twice."""
-        self._call("nvmlShutdown")
-        self._nvml, self._devices = None, []
+        self._nvml.close()
+        self._devices = []
 
     def _open_device(self, index: int) -> _Device:
         """A device that cannot be opened keeps its place and hides no other."""
-        handle, fault = self._call("nvmlDeviceGetHandleByIndex", index)
+        handle, fault = self._nvml.call("nvmlDeviceGetHandleByIndex", index)
         if handle is None:
             return _Device(index=index, fault=fault)
-        uuid, _ = self._call("nvmlDeviceGetUUID", handle)
-        name, _ = self._call("nvmlDeviceGetName", handle)
+        uuid, _ = self._nvml.call("nvmlDeviceGetUUID", handle)
+        name, _ = self._nvml.call("nvmlDeviceGetName", handle)
         return _Device(index=index, handle=handle, uuid=uuid, name=name)
 
     def _read_device(self, device: _Device) -> DeviceReading:
@@ -191,10 +154,10 @@ class GpuReader:
     def _read_memory(self, handle: Any) -> tuple[int | None, int | None, Literal["v1", "v2"] | None, GpuFault | None]:
         """Total, used, version, fault. v2 first: v1's `used` moves with the driver's reserve."""
         version: Literal["v1", "v2"] = "v2"
-        memory, fault = self._call("nvmlDeviceGetMemoryInfo", handle, _MEMORY_V2)
+        memory, fault = self._nvml.call("nvmlDeviceGetMemoryInfo", handle, _MEMORY_V2)
         if fault is not None:
             version = "v1"
-            memory, fault = self._call("nvmlDeviceGetMemoryInfo", handle)
+            memory, fault = self._nvml.call("nvmlDeviceGetMemoryInfo", handle)
         if memory is None:
             return None, None, None, fault
         total, used = int(memory.total), int(memory.used)
@@ -206,9 +169,9 @@ class GpuReader:
         self, handle: Any, total: int | None
     ) -> tuple[Mapping[int, int | None] | None, GpuFault | None]:
         """Used bytes by pid. The versioned calls are asked by name: the other one hides what went wrong."""
-        listed, fault = self._call("nvmlDeviceGetComputeRunningProcesses_v3", handle)
+        listed, fault = self._nvml.call("nvmlDeviceGetComputeRunningProcesses_v3", handle)
         if fault is GpuFault.NOT_SUPPORTED:
-            listed, fault = self._call("nvmlDeviceGetComputeRunningProcesses_v2", handle)
+            listed, fault = self._nvml.call("nvmlDeviceGetComputeRunningProcesses_v2", handle)
         if listed is None:
             return None, fault
         used: Counter[int] = Counter()
@@ -223,19 +186,6 @@ class GpuReader:
             else:
                 used[process.pid] += amount
         return {pid: None if pid in untold else used[pid] for pid in used.keys() | untold}, fault
-
-    def _call(self, name: str, *args: Any) -> tuple[Any, GpuFault | None]:
-        """The value of an NVML call, or None and why."""
-        if self._nvml is None:
-            return None, self.why
-        try:
-            return getattr(self._nvml, name)(*args), None
-        except self._nvml.NVMLError as error:
-            return None, _FAULTS.get(getattr(error, "value", 0), GpuFault.FAILED)
-        except (self._nvml.NVMLLibraryMismatchError, AttributeError):  # no NVMLError; an older pynvml
-            return None, GpuFault.NOT_SUPPORTED
-        except (UnicodeDecodeError, OSError):  # pynvml decodes names, which a broken device may fill with anything
-            return None, GpuFault.FAILED
 
 
 def _sum(amounts: list[int | None]) -> int | None:

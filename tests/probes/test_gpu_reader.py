@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from builders import leave_out
 
-from probes.gpu.reader import DeviceReading, GpuFault, GpuReader, GpuReading
+from probes.gpu.nvml import GpuFault
+from probes.gpu.reader import DeviceReading, GpuReader, GpuReading
 from probes.process import ProcessSpec, WorkerWatch
 
 HERE = Path(__file__).parent

@@ -138,6 +138,7 @@ def upgrade() -> None:
         sa.Column("load", sa.Float(), nullable=True),
         sa.Column("cgroup_bytes", sa.Integer(), nullable=True),
         sa.Column("fds", sa.Integer(), nullable=True),
+        sa.Column("fd_limit", sa.Integer(), nullable=True),
         sa.Column("threads", sa.Integer(), nullable=True),
         sa.Column("version", sa.String(), nullable=True),
         sa.Column("inactive_split_bytes", sa.Integer(), nullable=True),
