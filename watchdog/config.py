@@ -148,7 +148,7 @@ class ProcessSection(Section):
 
 
 class GpuSection(Section):
-    devices: Annotated[list[Device], Field(min_length=1)]
+    devices: list[Device] = Field(default_factory=list)
 
 
 class RegressionSection(Section):
@@ -196,7 +196,7 @@ class TargetSection(Section):
     auto_baseline: bool = True
     canary: Annotated[list[AnyCanary], Field(min_length=1)]
     process: ProcessSection | None = None
-    gpu: GpuSection | None = None
+    gpu: GpuSection = GpuSection()
     regression: RegressionSection = RegressionSection()
     leak: LeakSection = LeakSection()
     limits: LimitsSection = LimitsSection()
