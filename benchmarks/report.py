@@ -86,7 +86,8 @@ def machine() -> str:
 def command() -> str:
     """How this process was started, as one would type it."""
     module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    here = f"{Path.cwd()}/"  # somebody else's clone lies elsewhere
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *(word.removeprefix(here) for word in sys.argv[1:])])
 
 
 def save(report: Report, path: Path) -> None:

@@ -34,7 +34,12 @@ class Scene:
 
 
 SCENES = (
-    Scene(title="The model gets 30 % slower", fault={"kind": "slow"}, check="latency", reason="regressed"),
+    Scene(
+        title="The model gets 50 % slower",
+        fault={"kind": "slow", "share": 0.67},
+        check="latency",
+        reason="regressed",
+    ),
     Scene(
         title="The worker leaks 200 kB with every request",
         fault={"kind": "leak", "bytes_per_request": 200_000},
