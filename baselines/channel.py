@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from baselines.floors import Bucket, Doubling, Filling, Floors
 from baselines.growth import HALF, LOOKBACK, WINDOW, Rise, Trend, slope_of
-from baselines.quantiles import Slope
+from baselines.quantiles import Floats, Slope
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the policy's window; each twice the one before
 FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
@@ -23,13 +23,18 @@ MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer tha
 class Growth:
     """How fast a floor rises. slope: bytes per second; gain: bytes over the window; used: the newest floor, bytes.
 
-    begun_s: age at which the window began. leaking: whether it is a leak, or was one and has not stopped since.
+    scale: number of the window's width. begun_s: age at which it began; floors, ends_s: of its buckets, and the ages
+    at which they ended.
+    leaking: whether it is a leak, or was one and has not stopped since.
     """
 
     slope: Slope
     gain: float
     used: float
     begun_s: float
+    floors: Floats
+    ends_s: Floats
+    scale: int
     leaking: bool
 
 
@@ -53,6 +58,20 @@ class _Scale:
         if self._free_trend is None:
             return rise, rise
         return rise, self._free_trend.examine(indices, free, self.floors.count, min_gain=min_gain)
+
+    def inherit(self, slopes: Sequence[float]) -> None:
+        """Of earlier lives, in bytes per second."""
+        for trend in (self._trend, self._free_trend):
+            if trend is not None:
+                trend.inherit([slope * self.width_s for slope in slopes])
+
+    def drain(self) -> list[float]:
+        """The slopes of windows that were completed since the last call, in bytes per second."""
+        trend = self._free_trend or self._trend
+        fresh = [slope / self.width_s for slope in trend.fresh]
+        for each in (self._trend, trend):
+            each.fresh.clear()
+        return fresh
 
     def slope(self, *, halves: bool = False) -> list[Slope]:
         """Of the newest window without load, in bytes per second; of its two halves. Empty before there is a window."""
@@ -126,6 +145,16 @@ class Channel:
         if scale.idle >= HALF:
             self._alarm = None
 
+    def inherit(self, slopes: Mapping[int, Sequence[float]]) -> None:
+        """Take over what earlier lives of the same service showed, by the number of the width."""
+        for number, past in slopes.items():
+            if 0 <= number < len(self._scales):
+                self._scales[number].inherit(past)
+
+    def drain(self) -> dict[int, list[float]]:
+        """Slopes that later lives may take over; each is given once."""
+        return {number: fresh for number, scale in enumerate(self._scales) if (fresh := scale.drain())}
+
     def growth(self) -> Growth | None:
         """What is known now; None before a window that a leak could be seen in is full."""
         full = [n for n, scale in enumerate(self._scales) if scale.floors.count >= WINDOW]
@@ -162,5 +191,8 @@ class Channel:
             gain=float(np.median(free[-3:]) - np.median(free[:3])),
             used=float(newest[-1]),
             begun_s=float(indices[0]) * scale.width_s,
+            scale=number,
+            floors=free.copy(),
+            ends_s=(indices + 1) * scale.width_s,
             leaking=self._alarm is not None,
         )

@@ -18,6 +18,7 @@ will fill the memory within hours is not made to wait for that.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -59,8 +60,14 @@ class Trend:
 
     def __init__(self) -> None:
         self._past: deque[tuple[int, float]] = deque(maxlen=MAX_PAST + 2)
+        self._inherited: Sequence[float] = ()
+        self.fresh: list[float] = []  # slopes that nobody has taken over yet
         self._record = -np.inf
         self._first: float | None = None
+
+    def inherit(self, slopes: Sequence[float]) -> None:
+        """Slopes of earlier lives, in bytes per bucket; they count until there are enough of this one's."""
+        self._inherited = slopes
 
     def examine(self, indices: Floats, floors: Floats, count: int, *, min_gain: float) -> Rise | None:
         """The newest window of the floors; None when it does not leak.
@@ -85,8 +92,11 @@ class Trend:
         slopes = (window[second] - window[first]) / (times[second] - times[first])
         estimate = float(np.median(slopes))
         before = [slope for at, slope in self._past if at + WINDOW <= begun]
+        if len(before) < MIN_PAST:
+            before = [*self._inherited, *before]
         if begun % HALF == 0:
             self._past.append((begun, estimate))
+            self.fresh.append(estimate)
         gain = estimate * WINDOW
         if not gained or gain <= min_gain or times[-1] - times[0] > MAX_GAPS * WINDOW:
             return None
