@@ -23,8 +23,8 @@ MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer tha
 class Growth:
     """How fast a floor rises. slope: bytes per second; gain: bytes over the window; used: the newest floor, bytes.
 
-    scale: number of the window's width. begun_s: age at which it began; floors, ends_s: of its buckets, and the ages
-    at which they ended.
+    scale: number of the window's width. begun_s: age at which it began; floors, begins_s: of its buckets, and the ages
+    at which they began, where what rises is lowest.
     leaking: whether it is a leak, or was one and has not stopped since.
     """
 
@@ -33,7 +33,7 @@ class Growth:
     used: float
     begun_s: float
     floors: Floats
-    ends_s: Floats
+    begins_s: Floats
     scale: int
     leaking: bool
 
@@ -193,6 +193,6 @@ class Channel:
             begun_s=float(indices[0]) * scale.width_s,
             scale=number,
             floors=free.copy(),
-            ends_s=(indices + 1) * scale.width_s,
+            begins_s=indices * scale.width_s,
             leaking=self._alarm is not None,
         )

@@ -198,7 +198,7 @@ class LeakWatch:
             slopes,
             gain=growth.gain,
             trimmed=self._beside.trimmed_since(growth.begun_s),
-            by_shapes=follows_shapes(growth.floors, self._beside.shapes_at(growth.ends_s)),
+            by_shapes=follows_shapes(growth.floors, self._beside.shapes_at(growth.begins_s)),
         )
         return replace(
             steady,
