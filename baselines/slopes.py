@@ -43,10 +43,12 @@ class SlopeHistory:
         """Whether the leak came with this version; empty when that cannot be said.
 
         It did when the slope, at the low end of its interval, is above all that the version before is likely to have
-        shown at this width of window: its median and four of its deviations.
+        shown: its median and four of its deviations, at this width of window, or at the widest below it that has been
+        seen often enough; shorter windows only spread more.
         """
-        past = self.before.get((figure, scale), ())
-        if self.version is None or self.version_before is None or len(past) < MIN_PAST:
+        widths = (self.before.get((figure, width), ()) for width in range(scale, -1, -1))
+        past = next((slopes for slopes in widths if len(slopes) >= MIN_PAST), None)
+        if self.version is None or self.version_before is None or past is None:
             return {}
         middle = float(np.median(past))
         spread = MAD * float(np.median(np.abs(np.array(past) - middle)))

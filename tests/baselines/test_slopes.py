@@ -66,7 +66,7 @@ def test_a_leak_that_was_there_before_did_not_come_with_the_version() -> None:
 
 
 def test_nothing_is_said_of_a_version_that_hardly_ran() -> None:
-    before = slopes_of(life(0.0, hours=5))
+    before = slopes_of(life(0.0, hours=1))
     history = SlopeHistory(version="0.24", version_before="0.23", before=before)
     assert "appeared_with" not in judge(life(60.0, hours=8), history).evidence
 
