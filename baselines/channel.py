@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ class Growth:
     """How fast a floor rises. slope: bytes per second; gain: bytes over the window; used: the newest floor, bytes.
 
     scale: number of the window's width. begun_s: age at which it began; floors, begins_s: of its buckets, and the ages
-    at which they began, where what rises is lowest.
+    at which they began, where what rises is lowest. seen_since_s: age at which the first window of this leak began.
     leaking: whether it is a leak, or was one and has not stopped since.
     """
 
@@ -32,6 +33,7 @@ class Growth:
     gain: float
     used: float
     begun_s: float
+    seen_since_s: float
     floors: Floats
     begins_s: Floats
     scale: int
@@ -73,6 +75,11 @@ class _Scale:
             each.fresh.clear()
         return fresh
 
+    @property
+    def begun_s(self) -> float:
+        """Age at which the newest window began."""
+        return float(self.floors.tail(WINDOW)[0][0]) * self.width_s
+
     def slope(self, *, halves: bool = False) -> list[Slope]:
         """Of the newest window without load, in bytes per second; of its two halves. Empty before there is a window."""
         indices, _, free = self.floors.tail(WINDOW)
@@ -106,6 +113,7 @@ class Channel:
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
         self._alarm: int | None = None
+        self._seen_since_s = math.inf  # an age; of the leak that is told
         self._age_s = 0.0
         self.taken = 0
 
@@ -126,6 +134,8 @@ class Channel:
             scale.urgent = scale.urgent + 1 if urgent else 0
             scale.slow = scale.slow + 1 if slow else 0
             if max(scale.urgent, scale.slow) >= PERSIST and (self._alarm is None or number > self._alarm):
+                if self._alarm is None:
+                    self._seen_since_s = scale.begun_s
                 self._alarm = number
                 scale.idle = 0
             elif number == self._alarm:
@@ -144,6 +154,7 @@ class Channel:
         scale.idle = 0 if grows else scale.idle + 1
         if scale.idle >= HALF:
             self._alarm = None
+            self._seen_since_s = math.inf
 
     def inherit(self, slopes: Mapping[int, Sequence[float]]) -> None:
         """Take over what earlier lives of the same service showed, by the number of the width."""
@@ -190,7 +201,8 @@ class Channel:
             slope=slope,
             gain=float(np.median(free[-3:]) - np.median(free[:3])),
             used=float(newest[-1]),
-            begun_s=float(indices[0]) * scale.width_s,
+            begun_s=scale.begun_s,
+            seen_since_s=min(scale.begun_s, self._seen_since_s),
             scale=number,
             floors=free.copy(),
             begins_s=indices * scale.width_s,

@@ -120,7 +120,7 @@ class LeakWatch:
         Raises ValueError before the first sample. UNKNOWN while warming up, with too few samples, or when a figure
         stopped coming. The level follows the slow end of the slope's interval: page means that even then memory is full
         within the horizon. Without a known capacity it is watch. A WORSE verdict persists by itself: one strike, since
-        = the start of the window.
+        = the start of the first window that showed it.
         """
         newest = self._newest
         if newest is None:
@@ -206,7 +206,7 @@ class LeakWatch:
             reason=Reason.LEAKING,
             cause=Cause.MODEL,
             level=self._level(growth.used, room, growth.slope.low),
-            since=newest.at - (self._age_s(newest) - growth.begun_s),
+            since=newest.at - (self._age_s(newest) - growth.seen_since_s),
             strikes=1,
             evidence={
                 **evidence,
