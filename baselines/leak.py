@@ -181,7 +181,9 @@ class LeakWatch:
         evidence: Evidence = {"channel": figure.name, "samples": self._channels[figure.name].taken}
         if room is not None:
             unit = "_bytes" if figure.is_memory else ""
-            evidence = {**evidence, f"capacity{unit}": room.capacity, f"others{unit}": room.others}
+            evidence = {**evidence, f"capacity{unit}": room.capacity}
+            if room.others > 0:
+                evidence = {**evidence, f"others{unit}": room.others}
         steady = replace(steady, evidence=evidence)
         if self._age_s(newest) - self._known_age_s[figure.name] > self.policy.window_s * NO_DATA_SHARE:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.NO_DATA)
