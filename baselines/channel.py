@@ -97,6 +97,8 @@ class Channel:
     window_s: the middle one of the windows. min_gain: bytes that a window must have gained.
     tenure_s, youth_s: the age from which a leak is called one, and from which an urgent one is.
     is_urgent(used, slope_low): whether so many bytes, growing by so much a second, leave no time to wait and see.
+    is_large(used, risen): whether a rise to so many bytes, by so many, has taken too much of the room to wait until
+    tenure; twice youth_s is enough then.
     """
 
     def __init__(
@@ -107,8 +109,10 @@ class Channel:
         youth_s: float,
         tenure_s: float,
         is_urgent: Callable[[float, float], bool],
+        is_large: Callable[[float, float], bool],
     ) -> None:
-        self._min_gain, self._youth_s, self._tenure_s, self._is_urgent = min_gain, youth_s, tenure_s, is_urgent
+        self._min_gain, self._youth_s, self._tenure_s = min_gain, youth_s, tenure_s
+        self._is_urgent, self._is_large = is_urgent, is_large
         self._scales = [_Scale(window_s * share / WINDOW) for share in SCALES]
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
@@ -130,7 +134,8 @@ class Channel:
         raw, free = scale.append(bucket, min_gain=self._min_gain)
         if scale.floors.count >= WINDOW:
             urgent = raw is not None and self._age_s >= self._youth_s and self._hurries(bucket.floor, raw, scale)
-            slow = free is not None and free.record and self._age_s >= self._tenure_s and number >= FIRST_SLOW
+            ripe = self._age_s >= self._tenure_s and number >= FIRST_SLOW
+            slow = free is not None and free.record and (ripe or self._presses(bucket.floor, free))
             scale.urgent = scale.urgent + 1 if urgent else 0
             scale.slow = scale.slow + 1 if slow else 0
             if max(scale.urgent, scale.slow) >= PERSIST and (self._alarm is None or number > self._alarm):
@@ -146,6 +151,9 @@ class Channel:
 
     def _hurries(self, used: float, rise: Rise, scale: _Scale) -> bool:
         return rise.slope.low > 0 and self._is_urgent(used, rise.slope.low / scale.width_s)
+
+    def _presses(self, used: float, rise: Rise) -> bool:
+        return self._age_s >= 2 * self._youth_s and self._is_large(used, rise.risen)
 
     def _see_whether_it_stopped(self, scale: _Scale) -> None:
         """An alarm stands until for half a window no window has gained anything that could be told from nothing."""

@@ -49,10 +49,14 @@ _START_UPS = (1 / 32, 1 / 16, 1 / 8)
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """A window that leaks. slope: bytes per bucket; record: it left the highest floor before it behind."""
+    """A window that leaks. slope: bytes per bucket; record: it left the highest floor before it behind.
+
+    risen: bytes by which the floors have risen over as much of the life as is compared.
+    """
 
     slope: Slope
     record: bool
+    risen: float
 
 
 class Trend:
@@ -114,7 +118,7 @@ class Trend:
         if not significant:
             return None
         record = begun >= WINDOW // 4 and float(np.median(window[HALF:])) > self._record
-        return Rise(slope_of(times, window), record)
+        return Rise(slope_of(times, window), record, risen=_level(floors, len(floors) - 1) - _level(floors, 0))
 
 
 def slope_of(indices: Floats, window: Floats) -> Slope:

@@ -21,6 +21,7 @@ from baselines.verdict import Cause, Check, Evidence, Level, Reason, Status, Ver
 from probes.messages import MemorySample
 
 MIN_SAMPLES = WINDOW // 2  # in the policy's window; with fewer, hardly any window is ever full
+LARGE_SHARE = 0.1  # of the room there was before the rise; caches and heaps that are swept are sized well below it
 NO_DATA_SHARE = SCALES[0]  # of the window: a figure that has not come for so long is missing
 
 
@@ -156,6 +157,7 @@ class LeakWatch:
             youth_s=self.policy.warmup_s,
             tenure_s=self.policy.tenure_s,
             is_urgent=lambda used, slope: self._level(used, self._room(figure), slope) is Level.URGENT,
+            is_large=lambda used, risen: self._is_large(used, self._room(figure), risen),
         )
         self._hand_down(figure.name, channel)
         return channel
@@ -217,6 +219,10 @@ class LeakWatch:
                 **self._history.appearance(figure.name, growth.scale, growth.slope),
             },
         )
+
+    @staticmethod
+    def _is_large(used: float, room: Room | None, risen: float) -> bool:
+        return room is not None and risen >= LARGE_SHARE * (room.left_for - used + risen)
 
     def _level(self, used: float, room: Room | None, slope: float) -> Level:
         left_s = _seconds_left(used, room, slope)
