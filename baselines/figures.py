@@ -66,17 +66,24 @@ def _outside_torch(s: MemorySample) -> float | None:
     return float(max(0, s.gpu_used_bytes - s.reserved_bytes))
 
 
-def _room_outside_torch(s: MemorySample) -> Room | None:
-    """What torch has reserved cannot be had by others of the same process either."""
-    room = _device(s)
-    return None if room is None else Room(capacity=room.capacity, others=room.others + (s.reserved_bytes or 0))
+def _beside(part: Callable[[MemorySample], float | None]) -> Callable[[MemorySample], Room | None]:
+    """The device, less what other processes have of it, and less this part of the process itself."""
 
+    def room(s: MemorySample) -> Room | None:
+        device = _device(s)
+        return None if device is None else Room(capacity=device.capacity, others=device.others + (part(s) or 0))
+
+    return room
+
+
+# Cached blocks can be given out again, so live tensors may take all that is reserved.
+_torch = _beside(_outside_torch)
 
 FIGURES = (
-    Figure(name="allocated_bytes", place="device", of=lambda s: s.allocated_bytes, room=_device),
+    Figure(name="allocated_bytes", place="device", of=lambda s: s.allocated_bytes, room=_torch),
     Figure(name="host_anon_bytes", place="host", of=lambda s: s.host_anon_bytes, room=_host),
-    Figure(name="outside_torch_bytes", place="device", of=_outside_torch, room=_room_outside_torch),
-    Figure(name="reserved_bytes", place="device", of=lambda s: s.reserved_bytes, room=_device),
+    Figure(name="outside_torch_bytes", place="device", of=_outside_torch, room=_beside(lambda s: s.reserved_bytes)),
+    Figure(name="reserved_bytes", place="device", of=lambda s: s.reserved_bytes, room=_torch),
     Figure(name="gpu_used_bytes", place="device", of=lambda s: s.gpu_used_bytes, room=_device),  # the sum of these
     Figure(
         name="fds",

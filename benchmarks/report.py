@@ -44,14 +44,20 @@ class Report:
 def at_most(name: str, value: float, limit: float, unit: str, *, digits: int = 2) -> Goal:
     """A goal that is met up to and with the limit."""
     return Goal(
-        name=name, goal=f"<= {limit:g} {unit}".strip(), value=f"{value:.{digits}f} {unit}".strip(), met=bool(value <= limit)
+        name=name,
+        goal=f"<= {limit:g} {unit}".strip(),
+        value=f"{value:.{digits}f} {unit}".strip(),
+        met=bool(value <= limit),
     )
 
 
 def at_least(name: str, value: float, limit: float, unit: str, *, digits: int = 2) -> Goal:
     """A goal that is met from the limit on."""
     return Goal(
-        name=name, goal=f">= {limit:g} {unit}".strip(), value=f"{value:.{digits}f} {unit}".strip(), met=bool(value >= limit)
+        name=name,
+        goal=f">= {limit:g} {unit}".strip(),
+        value=f"{value:.{digits}f} {unit}".strip(),
+        met=bool(value >= limit),
     )
 
 

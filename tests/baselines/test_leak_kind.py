@@ -125,6 +125,16 @@ def test_memory_of_others_in_the_cgroup_shortens_the_time_that_is_left() -> None
     assert left < 0.6 * left_alone
 
 
+def test_live_tensors_may_take_what_is_cached_and_not_what_others_have() -> None:
+    """80 GB, less 8 GB of other processes and 2 GB outside torch: 70 GB are torch's, of which 8 GB are live now."""
+    verdict = follow(allocated_bytes=LEAK)
+    used, slope = verdict.evidence["used_bytes"], verdict.evidence["slope_bytes_per_hour"]
+    assert isinstance(used, float)
+    assert isinstance(slope, float)
+    assert verdict.evidence["others_bytes"] == 10 * GB
+    assert verdict.evidence["seconds_to_capacity"] == pytest.approx((70 * GB - used) / slope * 3600)
+
+
 def test_growth_with_new_shapes_and_not_with_time() -> None:
     rng = np.random.default_rng(1)
     new = rng.poisson(4, 24)
