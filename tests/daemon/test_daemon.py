@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from daemon_stage import TOY_SERVER, Stage, Webhook, wait_until
@@ -136,3 +137,20 @@ subprocess.Popen([sys.executable, {str(TOY_SERVER)!r}, "{port}", {str(stage.fold
         assert "verified" in done.stdout
     finally:
         os.kill(int((stage.folder / "toy.pid").read_text()), signal.SIGKILL)
+
+
+def test_the_daemon_loads_nothing_heavy(stage: Stage) -> None:
+    """What a running daemon that has judged latency and memory has mapped: numpy, and neither torch nor scipy.
+
+    numpy.random alone would be 7 MB.
+    """
+    port = stage.start_server()
+    stage.write_config(stage.target(port) + f'[target.process]\npid_file = "{stage.folder}/toy.pid"\n')
+    stage.take_baseline()
+    daemon = stage.start_daemon()
+    judged = "select count(distinct \"check\") from verdicts where \"check\" in ('latency', 'memory')"
+    wait_until(lambda: stage.rows(judged)[0][0] == 2, "latency and memory are judged")
+    wait_until(lambda: stage.rows("select 1 from verdicts where reason = 'within_baseline'"), "against the baseline")
+    mapped = Path(f"/proc/{daemon.pid}/maps").read_text()
+    assert "numpy" in mapped
+    assert not [word for word in ("libtorch", "/scipy/", "/numpy/random/") if word in mapped]
