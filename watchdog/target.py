@@ -34,7 +34,8 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
-    leaks: the lives whose memory is followed, by key; the judge thread's alone.
+    leaks: the lives whose memory is followed, by key; version: of the model, as the last canary that was told it heard;
+    both the judge thread's alone.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -62,6 +63,7 @@ class Target:
     memory_interval_s: float = 15.0
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
+    version: str | None = None
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
 
     def watches(self, subject: str) -> bool:
