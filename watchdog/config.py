@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from baselines.database import DatabaseError, path_of
 from probes.printable import one_line
 from watchdog.mistakes import broken_rules, describe
-from watchdog.spelling import Address, Duration, Header, Length, Listen, Name, Secret, Share, Size, Url
+from watchdog.spelling import Address, Device, Duration, Header, Length, Listen, Name, Secret, Share, Size, Url
 
 RESERVED_TARGET_NAMES = {"list", "show", "diff", "promote", "rollback", "ack", "test"}  # words of the command line
 
@@ -80,6 +80,12 @@ class LogSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class NvmlSection(Section):
+    interval: Duration = 5.0
+    lists: Duration = 15.0
+    deadline: Duration = 10.0
+
+
 class NotifierSection(Section):
     name: Name
     kind: Literal["slack", "webhook"]
@@ -141,6 +147,10 @@ class ProcessSection(Section):
     workers: Literal["auto", "self", "children"] = "auto"
 
 
+class GpuSection(Section):
+    devices: list[Device] = Field(default_factory=list)
+
+
 class RegressionSection(Section):
     threshold: Annotated[float, Field(gt=0.01, le=10)] = 0.20
     bursts: Annotated[int, Field(ge=3, le=100)] = 5
@@ -186,6 +196,7 @@ class TargetSection(Section):
     auto_baseline: bool = True
     canary: Annotated[list[AnyCanary], Field(min_length=1)]
     process: ProcessSection | None = None
+    gpu: GpuSection = GpuSection()
     regression: RegressionSection = RegressionSection()
     leak: LeakSection = LeakSection()
     limits: LimitsSection = LimitsSection()
@@ -203,6 +214,7 @@ class Config(Section):
     store: StoreSection = StoreSection()
     web: WebSection = WebSection()
     log: LogSection = LogSection()
+    nvml: NvmlSection = NvmlSection()
     notifier: list[NotifierSection] = Field(default_factory=list)
     target: Annotated[list[TargetSection], Field(min_length=1)]
 
@@ -246,12 +258,14 @@ _SECTIONS: dict[str, type[Section]] = {
     "store": StoreSection,
     "web": WebSection,
     "log": LogSection,
+    "nvml": NvmlSection,
     "notifier": NotifierSection,
     "target": TargetSection,
     "http": HttpCanarySection,
     "torch": TorchCanarySection,
     "expect": ExpectSection,
     "process": ProcessSection,
+    "gpu": GpuSection,
     "regression": RegressionSection,
     "leak": LeakSection,
     "limits": LimitsSection,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from baselines.database import Database
 from baselines.leak import LeakWatch
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
-from probes.gpu.reader import GpuReader
+from probes.gpu.usage import TargetGpu
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
@@ -52,7 +53,7 @@ class Target:
     monotonic: Callable[[], float]
     sleep: Callable[[float], object]
     workers: WorkerWatch | None = None
-    gpu: GpuReader | None = None
+    gpu: TargetGpu | None = None
     group: str | None = None
     peers: frozenset[str] = frozenset()
     recycler: Recycler | None = None
@@ -92,7 +93,8 @@ class Target:
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
             self._succeed()
-            burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
+            with self.gpu.burst() if self.gpu is not None else nullcontext():
+                burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
         return burst if self.gpu is None else _on_gpu(burst, self.gpu)
 
     def _golden(self, canary: str) -> Output | None:
@@ -122,7 +124,7 @@ class Target:
         return booted_s - life.start_ticks / os.sysconf("SC_CLK_TCK")
 
     def missing(self) -> str | None:
-        if self.device == "cuda" and (self.gpu is None or not self.gpu.available or self.gpu.lost):
+        if self.device == "cuda" and (self.gpu is None or not self.gpu.reader.available or self.gpu.lost):
             return "gpu"
         return None
 
@@ -143,9 +145,11 @@ class Target:
         return [self.probe(name, size=size, wait_s=c.plan.timeout_s) for name, c in canaries.items()]
 
     def memory_bytes(self) -> int | None:
+        if self.gpu is not None:
+            self.gpu.reader.refresh()
         samples = self.sample_memory()
         figures = [s.host_anon_bytes for s in samples]
-        if any(s.gpu_used_bytes is not None for s in samples):
+        if any(s.gpu_used_bytes is not None for s in samples) or (self.gpu is not None and self.gpu.is_used):
             figures += [s.gpu_used_bytes for s in samples]
         known = [figure for figure in figures if figure is not None]
         return sum(known) if known and len(known) == len(figures) else None
@@ -173,12 +177,12 @@ class Target:
             self.replaces = None
 
 
-def _on_gpu(burst: Burst, gpu: GpuReader) -> Burst:
+def _on_gpu(burst: Burst, gpu: TargetGpu) -> Burst:
     """Add what NVML knows: the driver is provenance, the GPU's type is identity (unless the canary knows better)."""
-    versions = {"driver": gpu.driver_version, "cuda_driver": gpu.cuda_version}
+    versions = {"driver": gpu.reader.driver_version, "cuda_driver": gpu.reader.cuda_version}
     known = {key: value for key, value in versions.items() if value is not None}
     return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
 
 
-def _with_gpu_type(identity: Identity, gpu: GpuReader) -> Identity:
+def _with_gpu_type(identity: Identity, gpu: TargetGpu) -> Identity:
     return replace(identity, gpu_type=identity.gpu_type or ", ".join(sorted(set(gpu.names))) or None)
