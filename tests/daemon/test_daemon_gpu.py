@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
-from builders import leave_out
 from daemon_stage import Stage, Webhook, wait_until
+from nvml_stage import build_stub
 
 pytestmark = pytest.mark.slow
-BUILD = Path(__file__).parents[1] / "stub_nvml" / "build.sh"
 GIB = 2**30
 
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that the stub driver reads at every call; child processes load the stub instead of a real driver."""
-    if shutil.which("gcc") is None:
-        leave_out("gcc is not installed")
-    subprocess.run(["sh", str(BUILD), str(tmp_path)], check=True)
+    build_stub(tmp_path)
     state = tmp_path / "driver"
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.setenv("NVML_STUB_STATE", str(state))

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import leave_out
+from nvml_stage import OLD_DRIVER, build_stub
 
 from probes.gpu.nvml import GpuFault
 from probes.gpu.reader import DeviceReading, GpuReader, GpuReading
@@ -65,13 +64,6 @@ class Machine:
             assert self._child.returncode == 0
 
 
-def build_stub(folder: Path, *flags: str) -> Path:
-    if shutil.which("gcc") is None:
-        leave_out("gcc is not installed")
-    subprocess.run([ROOT / "tests" / "stub_nvml" / "build.sh", folder, *flags], check=True, timeout=60)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_stub(tmp_path_factory.mktemp("nvml"))
@@ -79,7 +71,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def old_stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("nvml_old"), "-DOLD_DRIVER")
+    return build_stub(tmp_path_factory.mktemp("nvml_old"), *OLD_DRIVER)
 
 
 @pytest.fixture

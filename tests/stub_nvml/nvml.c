@@ -1,120 +1,152 @@
-/* A libnvidia-ml.so.1 for machines without a GPU. It answers what the text file named by NVML_STUB_STATE says, and reads
- * that file at every call, so that a test can change the machine under a running reader:
- *
- *   device INDEX TOTAL RESERVED USED      bytes
- *   process INDEX PID USED                bytes
- *   return FUNCTION CODE                  the function fails with this nvmlReturn_t
- *
- * -DOLD_DRIVER leaves out what drivers before 510 do not have. */
+/* The library itself, its devices, their memory and processes, and MIG. */
 
-#include <stdint.h>
+#include "stub.h"
+
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { SUCCESS = 0, INVALID_ARGUMENT = 2, INSUFFICIENT_SIZE = 7, MAX = 16 };
+struct process_info { unsigned pid; number used; unsigned gpu_instance, compute_instance; };
+struct memory { number total, free, used; };
+struct memory_v2 { unsigned version; number total, reserved, free, used; };
 
-struct device { unsigned long long total, reserved, used; };
-struct process { unsigned device, pid; unsigned long long used; };
-struct process_info { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
-struct memory { unsigned long long total, free, used; };
-struct memory_v2 { unsigned version; unsigned long long total, reserved, free, used; };
+static const char *NO_DEVICE = "-";
 
-struct state {
-    unsigned devices, processes;
-    struct device device[MAX];
-    struct process process[MAX];
-    int failure;
-};
-
-static struct state look(const char *function)
+static void write_text(struct call *call, const char *otherwise, char *text, unsigned length)
 {
-    struct state state;
-    char line[256], name[128];
-    unsigned index, pid;
-    unsigned long long a, b, c;
-    int code;
-    memset(&state, 0, sizeof state);
-    const char *path = getenv("NVML_STUB_STATE");
-    FILE *file = path ? fopen(path, "r") : NULL;
-    if (!file)
-        return state;
-    while (fgets(line, sizeof line, file)) {
-        if (sscanf(line, "device %u %llu %llu %llu", &index, &a, &b, &c) == 4 && index < MAX) {
-            state.device[index] = (struct device){a, b, c};
-            if (index >= state.devices)
-                state.devices = index + 1;
-        } else if (sscanf(line, "process %u %u %llu", &index, &pid, &a) == 3 && state.processes < MAX) {
-            state.process[state.processes++] = (struct process){index, pid, a};
-        } else if (sscanf(line, "return %127s %d", name, &code) == 2 && strcmp(name, function) == 0) {
-            state.failure = code;
-        }
-    }
-    fclose(file);
-    return state;
+    struct line *line = find("text", call->function, call->device);
+    if (line)
+        rest_of(line, 3, text, length);
+    else
+        snprintf(text, length, "%s", otherwise);
 }
 
-/* A handle is the device's index plus one. */
-#define ENTER                               \
-    struct state state = look(__func__);    \
-    (void)state;                            \
-    if (state.failure)                      \
-        return state.failure
-#define DEVICE                                                  \
-    unsigned index = (unsigned)((uintptr_t)handle - 1);         \
-    if (index >= state.devices)                                 \
-        return INVALID_ARGUMENT
+/* --- the library ------------------------------------------------------------------------------------------------- */
 
-int nvmlInitWithFlags(unsigned flags) { ENTER; (void)flags; return SUCCESS; }
-int nvmlShutdown(void) { ENTER; return SUCCESS; }
+int nvmlInitWithFlags(unsigned flags) { CALL_WITHOUT_DEVICE(); (void)flags; return SUCCESS; }
+int nvmlShutdown(void) { CALL_WITHOUT_DEVICE(); return SUCCESS; }
 const char *nvmlErrorString(int code) { (void)code; return "stub"; }
 
-int nvmlSystemGetDriverVersion(char *text, unsigned length) { ENTER; snprintf(text, length, "580.65.06"); return SUCCESS; }
-int nvmlSystemGetCudaDriverVersion(int *version) { ENTER; *version = 13010; return SUCCESS; }
-int nvmlDeviceGetCount_v2(unsigned *count) { ENTER; *count = state.devices; return SUCCESS; }
+int nvmlSystemGetDriverVersion(char *text, unsigned length)
+{
+    CALL_WITHOUT_DEVICE();
+    write_text(&call, "580.65.06", text, length);
+    return SUCCESS;
+}
+
+int nvmlSystemGetNVMLVersion(char *text, unsigned length)
+{
+    CALL_WITHOUT_DEVICE();
+    write_text(&call, "13.580.65.06", text, length);
+    return SUCCESS;
+}
+
+static int cuda_version(struct call *call, int *version)
+{
+    struct line *line = find("value", call->function, NO_DEVICE);
+    *version = line ? (int)read_number(line, 3) : 13010;
+    return SUCCESS;
+}
+
+int nvmlSystemGetCudaDriverVersion(int *version) { CALL_WITHOUT_DEVICE(); return cuda_version(&call, version); }
+int nvmlSystemGetCudaDriverVersion_v2(int *version) { CALL_WITHOUT_DEVICE(); return cuda_version(&call, version); }
+
+/* --- devices ------------------------------------------------------------------------------------------------------ */
+
+int nvmlDeviceGetCount_v2(unsigned *devices)
+{
+    CALL_WITHOUT_DEVICE();
+    struct line *line = find("count", NULL, NULL);
+    *devices = line ? (unsigned)read_number(line, 1) : count_devices();
+    return SUCCESS;
+}
 
 int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle)
 {
-    ENTER;
-    if (index >= state.devices)
+    CALL_WITHOUT_DEVICE();
+    char device[16];
+    snprintf(device, sizeof device, "%u", index);
+    if (index >= DEVICES || index >= count_devices())
         return INVALID_ARGUMENT;
-    *handle = (void *)(uintptr_t)(index + 1);
+    if (find("lost", device, NULL))
+        return UNKNOWN;
+    *handle = handle_of(index, SLOTS);
     return SUCCESS;
 }
 
 int nvmlDeviceGetName(void *handle, char *text, unsigned length)
 {
-    ENTER;
-    DEVICE;
-    snprintf(text, length, "Stub GPU %u", index);
+    CALL(handle);
+    char name[64];
+    snprintf(name, sizeof name, "Stub GPU %s", call.device);
+    write_text(&call, name, text, length);
     return SUCCESS;
 }
 
 int nvmlDeviceGetUUID(void *handle, char *text, unsigned length)
 {
-    ENTER;
-    DEVICE;
-    snprintf(text, length, "GPU-stub-%u", index);
+    CALL(handle);
+    char uuid[64];
+    snprintf(uuid, sizeof uuid, "%s-stub-%s", call.slot == SLOTS ? "GPU" : "MIG", call.device);
+    write_text(&call, uuid, text, length);
+    return SUCCESS;
+}
+
+/* --- memory ------------------------------------------------------------------------------------------------------- */
+
+static int read_memory(struct call *call, number *total, number *reserved, number *used)
+{
+    int is_instance = call->slot != SLOTS;
+    struct line *line = find(is_instance ? "instance" : "device", call->device, NULL);
+    unsigned column = is_instance ? 4 : 2;
+    if (!line)
+        return is_instance ? NOT_FOUND : INVALID_ARGUMENT;
+    *total = read_number(line, column);
+    *reserved = read_number(line, column + 1);
+    *used = read_number(line, column + 2);
     return SUCCESS;
 }
 
 int nvmlDeviceGetMemoryInfo(void *handle, struct memory *memory)
 {
-    ENTER;
-    DEVICE;
-    struct device d = state.device[index];
-    *memory = (struct memory){d.total, d.total - d.reserved - d.used, d.used + d.reserved};
-    return SUCCESS;
+    CALL(handle);
+    number total, reserved, used;
+    int code = read_memory(&call, &total, &reserved, &used);
+    if (!code) /* the older call counts the driver's reserve as used */
+        *memory = (struct memory){total, total - reserved - used, reserved + used};
+    return code;
 }
 
-static int list(struct state *state, unsigned device, unsigned *count, struct process_info *infos)
+int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory)
+{
+    CALL(handle);
+    number total, reserved, used;
+    if (memory->version != 0x02000028)
+        return ARGUMENT_VERSION_MISMATCH;
+    int code = read_memory(&call, &total, &reserved, &used);
+    if (!code)
+        *memory = (struct memory_v2){memory->version, total, reserved, total - reserved - used, used};
+    return code;
+}
+
+/* --- processes ---------------------------------------------------------------------------------------------------- */
+
+/* Those of the device; asked about a whole GPU also those of its MIG devices, as for whoever may see all. */
+static int list(struct call *call, const char *kind, unsigned *count, struct process_info *infos)
 {
     unsigned found = 0;
-    for (unsigned i = 0; i < state->processes; i++) {
-        if (state->process[i].device != device)
+    size_t length = strlen(call->device);
+    for (struct line *line = NULL; (line = find_next(line, kind, NULL, NULL));) {
+        int is_below = call->slot == SLOTS && !strncmp(line->word[1], call->device, length) && line->word[1][length] == '.';
+        if (line->words < 4 || (strcmp(line->word[1], call->device) && !is_below))
             continue;
+        struct line *instance = find("instance", line->word[1], NULL);
         if (infos && found < *count)
-            infos[found] = (struct process_info){state->process[i].pid, state->process[i].used, -1u, -1u};
+            infos[found] = (struct process_info){
+                (unsigned)read_number(line, 2),
+                read_number(line, 3),
+                instance ? (unsigned)read_number(instance, 2) : -1u,
+                instance ? (unsigned)read_number(instance, 3) : -1u,
+            };
         found++;
     }
     int fits = infos ? found <= *count : found == 0;
@@ -122,29 +154,64 @@ static int list(struct state *state, unsigned device, unsigned *count, struct pr
     return fits ? SUCCESS : INSUFFICIENT_SIZE;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v2(void *handle, unsigned *count, struct process_info *infos)
-{
-    ENTER;
-    DEVICE;
-    return list(&state, index, count, infos);
-}
+#define PROCESSES(name, kind)                                                       \
+    int name(void *handle, unsigned *count, struct process_info *infos)             \
+    {                                                                               \
+        CALL(handle);                                                               \
+        return list(&call, kind, count, infos);                                     \
+    }
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v2, "process")
+PROCESSES(nvmlDeviceGetComputeRunningProcesses_v3, "process")
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v2, "mps")
+PROCESSES(nvmlDeviceGetMPSComputeRunningProcesses_v3, "mps")
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v2, "graphics")
+PROCESSES(nvmlDeviceGetGraphicsRunningProcesses_v3, "graphics")
 
-#ifndef OLD_DRIVER
-int nvmlDeviceGetMemoryInfo_v2(void *handle, struct memory_v2 *memory)
+/* --- MIG ---------------------------------------------------------------------------------------------------------- */
+
+int nvmlDeviceGetMigMode(void *handle, unsigned *current, unsigned *pending)
 {
-    ENTER;
-    DEVICE;
-    struct device d = state.device[index];
-    if (memory->version != 0x02000028)
-        return 25; /* NVML_ERROR_ARGUMENT_VERSION_MISMATCH */
-    *memory = (struct memory_v2){memory->version, d.total, d.reserved, d.total - d.reserved - d.used, d.used};
+    CALL(handle);
+    struct line *line = find("mig", call.device, NULL);
+    if (!line)
+        return NOT_SUPPORTED;
+    *current = *pending = (unsigned)read_number(line, 2);
     return SUCCESS;
 }
 
-int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, struct process_info *infos)
+int nvmlDeviceGetMaxMigDeviceCount(void *handle, unsigned *slots)
 {
-    ENTER;
-    DEVICE;
-    return list(&state, index, count, infos);
+    CALL(handle);
+    *slots = find("mig", call.device, NULL) ? SLOTS - 1 : 0;
+    return SUCCESS;
 }
-#endif
+
+int nvmlDeviceGetMigDeviceHandleByIndex(void *handle, unsigned slot, void **instance)
+{
+    CALL(handle);
+    char device[32];
+    snprintf(device, sizeof device, "%u.%u", call.index, slot);
+    if (slot >= SLOTS || !find("instance", device, NULL))
+        return NOT_FOUND;
+    *instance = handle_of(call.index, slot);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetDeviceHandleFromMigDeviceHandle(void *handle, void **parent)
+{
+    CALL(handle);
+    *parent = handle_of(call.index, SLOTS);
+    return SUCCESS;
+}
+
+static int instance_id(struct call *call, unsigned column, unsigned *id)
+{
+    struct line *line = find("instance", call->device, NULL);
+    if (!line)
+        return NOT_FOUND;
+    *id = (unsigned)read_number(line, column);
+    return SUCCESS;
+}
+
+int nvmlDeviceGetGpuInstanceId(void *handle, unsigned *id) { CALL(handle); return instance_id(&call, 2, id); }
+int nvmlDeviceGetComputeInstanceId(void *handle, unsigned *id) { CALL(handle); return instance_id(&call, 3, id); }
