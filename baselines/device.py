@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,10 +10,15 @@ from typing import Any
 from baselines.gpu_signals import SIGNALS
 from baselines.gpu_view import LOADED_PERCENT, WINDOW_S, Around, Finding, View
 from baselines.hardware import find, judge_gpu
-from baselines.verdict import Check, Reason, Status, Verdict
-from probes.gpu.sample import DeviceSample, XidEvent
+from baselines.verdict import Check, Evidence, Reason, Status, Verdict
+from probes.gpu.reading import Xid as XidEvent
+from probes.gpu.sample import DeviceSample, GpuSample
 
+DRIVER = "gpu driver"  # subject of the verdict on the driver; no canary can have such a name
 DAY_S = 86400.0
+PATIENCE_S = 60.0
+REMEMBER_S = 60.0
+SAME_S = 1.0  # two readings are further apart
 SEED_S = DAY_S  # an older reading says nothing of the rate since
 MIN_LOADED = 5  # samples; one busy moment shows no clock
 _HELD_DOWN = 0x04 | 0x08 | 0x20 | 0x40 | 0x80  # clock event reasons: power cap, slowdown, thermal, power brake; nvml.h
@@ -41,7 +45,8 @@ NORMS: Mapping[str, Norm] = {
 class Remembered:
     """What survives a restart, of one device. Values that JSON carries.
 
-    last: the newest sample's figures and time. normal: by figure; moved_at: since when it is another one.
+    last: the newest sample's figures and time. normal: by figure; moved_at: since when it is another one. began: since
+    when each rule has been broken without a break.
     """
 
     uuid: str
@@ -49,6 +54,7 @@ class Remembered:
     last: Mapping[str, Any]
     normal: Mapping[str, float] = field(default_factory=dict)
     moved_at: Mapping[str, float] = field(default_factory=dict)
+    began: Mapping[str, float] = field(default_factory=dict)
 
 
 class DeviceWatch:
@@ -62,7 +68,9 @@ class DeviceWatch:
         self._samples: deque[DeviceSample] = deque()
         self._normal = dict(remembered.normal) if remembered else {}
         self._moved_at = dict(remembered.moved_at) if remembered else {}
+        self._began = dict(remembered.began) if remembered else {}
         self._seed = remembered
+        self._stored: Remembered | None = None
         self.findings: Sequence[Finding] = ()
 
     @property
@@ -70,8 +78,11 @@ class DeviceWatch:
         return self._samples[-1] if self._samples else None
 
     def take(self, sample: DeviceSample) -> None:
-        """Follow the device. A clock set back begins anew: nothing can be said of a rate over it."""
-        if self._samples and sample.at <= self._samples[-1].at:
+        """Follow the device. The same reading again is nothing new. A clock set back begins anew: no rate over it."""
+        before = self.newest
+        if before is not None and abs(sample.at - before.at) < SAME_S and sample.figures == before.figures:
+            return
+        if before is not None and sample.at <= before.at:
             self._samples.clear()
         if self._seed is not None and not self._samples and 0 < sample.at - self._seed.at <= SEED_S:
             self._samples.append(replace(sample, at=self._seed.at, figures=self._seed.last, others=None))
@@ -87,7 +98,9 @@ class DeviceWatch:
         if not self._samples:
             raise ValueError("no sample of this device was taken")
         view = View(samples=tuple(self._samples), now=now, xids=xids, around=around, moved=self._moved())
-        self.findings = find(view)
+        found = find(view)
+        self._began = {f.reason: min(f.since, self._began.get(f.reason, f.since)) for f in found}
+        self.findings = [replace(f, since=self._began[f.reason]) for f in found]
         return judge_gpu(view, self.findings, target=self._target)
 
     def cannot_tell(self, reason: Reason, *, now: float) -> Verdict | None:
@@ -106,14 +119,27 @@ class DeviceWatch:
         )
 
     def remember(self) -> Remembered | None:
-        """What a later run needs; None of a device that has no name of its own or told nothing."""
-        newest = self.newest
+        """What a later run needs, when it is time to store it: every REMEMBER_S, or when more than the last figures
+        changed. None of a device that does not say which it is, or tells nothing."""
+        newest, stored = self.newest, self._stored
         if newest is None or newest.uuid is None or not newest.figures:
             return None
-        figures = {key: value for key, value in newest.figures.items() if value is not None}
-        return Remembered(
-            uuid=newest.uuid, at=newest.at, last=figures, normal=dict(self._normal), moved_at=dict(self._moved_at)
+        now = Remembered(
+            uuid=newest.uuid,
+            at=newest.at,
+            last={key: value for key, value in newest.figures.items() if value is not None},
+            normal=dict(self._normal),
+            moved_at=dict(self._moved_at),
+            began=dict(self._began),
         )
+        if (
+            stored is not None
+            and 0 <= now.at - stored.at < REMEMBER_S
+            and replace(stored, at=now.at, last=now.last) == now
+        ):
+            return None
+        self._stored = now
+        return now
 
     def _moved(self) -> dict[str, tuple[float, float, float]]:
         newest = self._samples[-1]
@@ -154,41 +180,27 @@ class DeviceWatch:
             del self._moved_at[name]
 
 
-class DriverWatch:
-    """Whether the driver answers at all: of a target, subject "driver"."""
-
-    PATIENCE_S = 60.0
-    """Until then a driver that does not answer may only be slow; the child was replaced and asked again by then."""
-
-    def __init__(self, target: str) -> None:
-        self._target = target
-        self._silent_since = math.inf
-
-    def judge(self, fault: str | None, call: str | None, *, unresponsive: bool, now: float) -> Verdict:
-        """fault: why the library does not answer; call: what does not return. See `sample.GpuSample`."""
-        self._silent_since = min(self._silent_since, now) if unresponsive else math.inf
-        verdict = Verdict(
-            target=self._target,
-            check=Check.GPU,
-            subject="driver",
-            at=now,
-            status=Status.OK,
-            reason=Reason.GOOD,
-            evidence={"call": call, "fault": fault},
-        )
-        if not unresponsive:
-            return verdict if fault is None else replace(verdict, status=Status.UNKNOWN, reason=Reason.GPU_NOT_READ)
-        unknown = replace(verdict, status=Status.UNKNOWN, reason=Reason.DRIVER_UNRESPONSIVE)
-        if now - self._silent_since < self.PATIENCE_S:
-            return unknown
-        row = SIGNALS[Reason.DRIVER_UNRESPONSIVE]
-        detail = f"{call or 'a call into the driver'} does not return"
-        return replace(
-            unknown,
-            status=Status.WORSE,
-            cause=row.cause,
-            level=row.level,
-            since=self._silent_since,
-            strikes=1,
-            evidence={"detail": detail},
-        )
+def judge_driver(sample: GpuSample, *, now: float) -> Verdict:
+    """Whether the driver answers at all. Until PATIENCE_S it may only be slow: the child is replaced and asks again."""
+    verdict = Verdict(
+        target=sample.target, check=Check.GPU, subject=DRIVER, at=now, status=Status.OK, reason=Reason.GOOD
+    )
+    if sample.fault is None:
+        return verdict
+    evidence: Evidence = {"fault": sample.fault, "call": sample.call}
+    unknown = replace(verdict, status=Status.UNKNOWN, reason=Reason.GPU_NOT_READ, evidence=evidence)
+    if sample.stuck_s is None:
+        return unknown
+    unknown = replace(unknown, reason=Reason.DRIVER_UNRESPONSIVE)
+    if sample.stuck_s < PATIENCE_S:
+        return unknown
+    row = SIGNALS[Reason.DRIVER_UNRESPONSIVE]
+    return replace(
+        unknown,
+        status=Status.WORSE,
+        cause=row.cause,
+        level=row.level,
+        since=now - sample.stuck_s,
+        strikes=1,
+        evidence={"detail": f"{sample.call or 'a call into the driver'} does not return"},
+    )

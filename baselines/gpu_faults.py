@@ -8,7 +8,7 @@ from baselines.gpu_view import XID_STANDS_S, Finding, View, said
 from baselines.verdict import Reason
 from baselines.xid import APP_OR_HARDWARE, FELL_OFF, NVLINK, Remedy, Xid, look_up
 from probes.gpu.nvml import GpuFault
-from probes.gpu.sample import XidEvent
+from probes.gpu.reading import Xid as XidEvent
 
 XID_SEEN_S = 3600.0
 SETTLED_S = 60.0  # after an Xid, what the driver says of the device counts again
@@ -109,8 +109,8 @@ def _repair(view: View) -> Finding | None:
 
 def _repeated(view: View) -> Finding | None:
     for code in APP_OR_HARDWARE - view.around.xid.keys():
-        mine = _apart([e for e in view.xids if e.xid == code and e.uuid == view.newest.uuid], view.now)
-        elsewhere = any(e.xid == code and e.uuid != view.newest.uuid for e in view.xids)
+        mine = _apart([e for e in view.xids if e.xid == code and e.device == view.newest.uuid], view.now)
+        elsewhere = any(e.xid == code and e.device != view.newest.uuid for e in view.xids)
         if len(mine) >= REPEATS and not elsewhere:
             detail = f"{look_up(code, {})} was reported {len(mine)} times in a day, on this GPU only"
             return Finding(reason=Reason.XID_REPEATED, since=mine[0], detail=detail, evidence={"xid": code})

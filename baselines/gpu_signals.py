@@ -55,7 +55,7 @@ _ROWS: tuple[Signal, ...] = (
         cause=Cause.HARDWARE,
         level=Level.PAGE,
         recycle=Recycle.IMPOSSIBLE,
-        advice="look at dmesg for lines with NVRM; kill no process on the GPU by force; drain the machine and reboot it",
+        advice="look for NVRM in dmesg; kill no process on the GPU by force; drain the machine and reboot it",
         source="gpud #117, dcgm-exporter #84",
     ),
     Signal(

@@ -8,7 +8,8 @@ from itertools import pairwise
 
 from baselines.verdict import Evidence, Reason
 from baselines.xid import Remedy, Xid, look_up
-from probes.gpu.sample import DeviceSample, XidEvent
+from probes.gpu.reading import Xid as XidEvent
+from probes.gpu.sample import DeviceSample
 
 WINDOW_S = 600.0  # gpud judges slow-downs over 10 minutes
 LOADED_PERCENT = 50.0
@@ -94,7 +95,7 @@ class View:
     def standing(self) -> list[tuple[Xid, float]]:
         """Xids of this device, newest first, since the machine started and within a day."""
         oldest = max(self.now - XID_STANDS_S, self.around.booted_at or 0.0)
-        mine = [e for e in self.xids if e.uuid == self.newest.uuid and oldest <= e.at]
+        mine = [e for e in self.xids if e.device == self.newest.uuid and oldest <= e.at]
         return [(look_up(e.xid, self.around.xid), e.at) for e in reversed(mine)]
 
 

@@ -112,7 +112,7 @@ Evidence = Mapping[str, float | int | str | None]
 class Verdict:
     """One judgement. An incident is identified by (target, check, subject).
 
-    subject: the canary for availability, output and latency; `slot N` for memory; `gpu N` or `driver` for gpu.
+    subject: the canary for availability, output and latency; `slot N` for memory; `gpu N` or `gpu driver` for gpu.
     since: Unix seconds, estimated time of the change; None unless WORSE.
     strikes: how many bad observations in a row this verdict stands for; 0 unless WORSE.
     life: the worker it is about; None when unknown or when it is about all of them.

@@ -48,6 +48,9 @@ def _check_target_name(value: str) -> str:
     return value
 
 
+XidCode = Annotated[int, Field(ge=1, le=999)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -156,6 +159,12 @@ class LeakSection(Section):
     capacity: Size | None = None
 
 
+class GpuSection(Section):
+    xid: dict[XidCode, Literal["restart_app", "reset_gpu", "reboot", "workflow", "ignore"]] = Field(
+        default_factory=dict
+    )
+
+
 class LimitsSection(Section):
     p95: Duration | None = None
     memory_ratio: Share | None = None
@@ -189,6 +198,7 @@ class TargetSection(Section):
     regression: RegressionSection = RegressionSection()
     leak: LeakSection = LeakSection()
     limits: LimitsSection = LimitsSection()
+    gpu: GpuSection = GpuSection()
     recycle: RecycleSection | None = None
 
     @field_validator("canary", mode="before")
@@ -255,6 +265,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "regression": RegressionSection,
     "leak": LeakSection,
     "limits": LimitsSection,
+    "gpu": GpuSection,
     "recycle": RecycleSection,
 }
 _ALLOWED = {key: [f.alias or name for name, f in s.model_fields.items()] for key, s in _SECTIONS.items()}

@@ -16,15 +16,21 @@ from alerts.recyclers import Recycler
 from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
+from baselines.device import DeviceWatch
+from baselines.gpu_view import Finding
 from baselines.leak import LeakWatch
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
+from probes.gpu.nvml import GpuFault
 from probes.gpu.reader import GpuReader
+from probes.gpu.sample import GpuSample, sample_of
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
+
+_NO_GPU = frozenset({GpuFault.NO_LIBRARY, GpuFault.NO_DRIVER, GpuFault.NO_DEVICE})
 
 
 @dataclass(kw_only=True)
@@ -33,7 +39,8 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
-    leaks: the lives whose memory is followed, by key; the judge thread's alone.
+    leaks: the lives whose memory is followed, by key; devices: the GPUs it runs on that are followed, by UUID; both are
+    the judge thread's alone.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -61,10 +68,14 @@ class Target:
     memory_interval_s: float = 15.0
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
+    devices: dict[str, DeviceWatch] = field(default_factory=dict)
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
+    _used_devices: frozenset[str] = frozenset()
 
     def watches(self, subject: str) -> bool:
-        """Whether verdicts about this subject can still come: a canary, or a worker where they are watched."""
+        """Whether verdicts about this subject can still come: a canary, or a worker or GPU where they are watched."""
+        if subject.startswith("gpu "):  # no canary can have such a name
+            return self.gpu is not None
         return subject in self.canaries or (subject.startswith("slot ") and self.workers is not None)
 
     @property
@@ -104,6 +115,29 @@ class Target:
     def sample_memory(self) -> list[MemorySample]:
         """Memory of each worker now; empty when processes are not watched or none is found."""
         return self.workers.sample(self.now()) if self.workers else []
+
+    def sample_gpu(self) -> GpuSample | None:
+        """The devices it runs on, now; None when there are none to ask for. Never waits for the driver.
+
+        Those that list one of its processes; of a target that none lists, those that did last, or the only one.
+        """
+        if self.gpu is None:
+            return None
+        reading = self.gpu.read()
+        if self.device != "cuda" and reading.fault in _NO_GPU:
+            return None
+        pids = frozenset(life.pid for life in self.known_lives() or ())
+        sample = sample_of(reading, target=self.name, pids=pids, used_before=self._used_devices, now=self.now())
+        self._used_devices = frozenset(d.uuid for d in sample.devices if d.uuid is not None) or self._used_devices
+        return sample
+
+    def device_findings(self) -> list[Finding]:
+        """What is wrong with its devices, by the last judgement; the judge thread's alone."""
+        return [finding for watch in self.devices.values() for finding in watch.findings]
+
+    def device_subjects(self) -> frozenset[str]:
+        """What verdicts on its devices are about."""
+        return frozenset(f"gpu {watch.newest.index}" for watch in self.devices.values() if watch.newest is not None)
 
     # --- as a recycler sees it ----------------------------------------------------------------------------------------
 

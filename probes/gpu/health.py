@@ -13,8 +13,8 @@ from ctypes import Structure, byref, c_uint, c_ulonglong
 from typing import Any
 
 from probes.gpu.nvml import GpuFault, Nvml
+from probes.gpu.reading import Figure
 
-Figure = float | int | str | None
 Memo = dict[str, Any]
 """What a device answered that will not change: kept by the caller, one for each device, as long as the driver runs."""
 

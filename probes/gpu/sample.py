@@ -1,30 +1,22 @@
-"""What leaves this package about the health of a device: plain values, of one device at one moment, and Xid events."""
+"""The health of a target's devices: what of a reading of all GPUs is about one target, as plain values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from probes.gpu.health import Figure
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class XidEvent:
-    """A critical error that the driver reported once, about one device. NVML does not say which process it hit."""
-
-    at: float
-    uuid: str
-    xid: int
+from probes.gpu.nvml import GpuFault
+from probes.gpu.reading import DeviceReading, Figure, GpuReading, Xid
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceSample:
-    """One device at one moment, as one target sees it.
+    """One GPU at one moment, as one target sees it.
 
     index: NVML's, which nvidia-smi shows; it may change with a reboot. uuid: the device for good; None when not told.
-    figures: `health.read_health`; empty when nothing could be read.
-    fault: why the device could not be read (a `nvml.GpuFault`); None when it could.
-    others: processes on it that are none of the target's; None when it cannot be told who is who.
+    at: when its health was read. figures: `health.read_health`; empty when nothing could be read.
+    fault: why the device could not be read; None when it could. others: processes on it, or on the target's slices of
+    it, that are none of the target's; None when it cannot be told who is who.
     """
 
     index: int
@@ -45,9 +37,9 @@ class DeviceSample:
 class GpuSample:
     """The devices of a target at one moment.
 
-    fault: why the library or the driver as a whole does not answer; None when it does. call: the call that does not
-    return. unresponsive: it is such a call, and no answer came within its deadline.
-    xids: reported since the sample before, of all devices of the machine.
+    fault: why the library, or the driver, does not answer as far as this target is concerned; None when it does.
+    call: the call that does not return. stuck_s: for how long it has not, when it is that.
+    xids: the last ones of all devices of the machine, oldest first; those of the sample before may be among them.
     """
 
     target: str
@@ -55,5 +47,47 @@ class GpuSample:
     devices: tuple[DeviceSample, ...] = ()
     fault: str | None = None
     call: str | None = None
-    unresponsive: bool = False
-    xids: tuple[XidEvent, ...] = ()
+    stuck_s: float | None = None
+    xids: tuple[Xid, ...] = ()
+
+
+def sample_of(
+    reading: GpuReading, *, target: str, pids: frozenset[int], used_before: frozenset[str], now: float
+) -> GpuSample:
+    """What a reading says about a target.
+
+    pids: of its workers. used_before: UUIDs of the GPUs that it was found on last: they are its own while none lists a
+    process of it, as when the worker died with its device. Without any, the only GPU of the machine is.
+    A call that hangs on somebody else's device does not concern it.
+    """
+    gpus = [d for d in reading.devices if d.parent is None]
+    parts = {gpu.index: [d for d in reading.devices if d.index == gpu.index] for gpu in gpus}
+    listing = [gpu for gpu in gpus if any(pids & set(d.processes or ()) for d in parts[gpu.index])]
+    before = [gpu for gpu in gpus if gpu.uuid is not None and gpu.uuid in used_before]
+    used = listing or before or (gpus if len(gpus) == 1 else [])
+    fault, call, stuck_s = reading.fault, reading.call, reading.stuck_s
+    if stuck_s is not None and used and not any(gpu.fault is GpuFault.DRIVER_UNRESPONSIVE for gpu in used):
+        fault, call, stuck_s = None, None, None
+    return GpuSample(
+        target=target,
+        at=now,
+        devices=tuple(_device(gpu, parts[gpu.index], pids, now) for gpu in used),
+        fault=fault,
+        call=call,
+        stuck_s=stuck_s,
+        xids=reading.xids,
+    )
+
+
+def _device(gpu: DeviceReading, parts: Sequence[DeviceReading], pids: frozenset[int], now: float) -> DeviceSample:
+    listed = [set(d.processes) for d in parts if d.processes is not None and pids & set(d.processes)]
+    age_s = gpu.processes_age_s if gpu.figures and gpu.processes_age_s is not None else gpu.age_s
+    return DeviceSample(
+        index=gpu.index,
+        at=now - age_s if gpu.figures else now,
+        uuid=gpu.uuid,
+        name=gpu.name,
+        figures=gpu.figures,
+        fault=gpu.fault if not gpu.figures else None,
+        others=sum(len(each - pids) for each in listed) if listed else None,
+    )
