@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from probes.gpu.reader import GpuReader, GpuReading
+from probes.gpu.usage import TargetGpu
 from probes.host import Host, Stat, endpoint
 from probes.messages import Life, MemorySample
 
@@ -53,7 +53,7 @@ class WorkerWatch:
     """
 
     def __init__(
-        self, spec: ProcessSpec, *, target: str, gpu: GpuReader | None = None, host: Host | None = None
+        self, spec: ProcessSpec, *, target: str, gpu: TargetGpu | None = None, host: Host | None = None
     ) -> None:
         self._spec = spec
         self._target = target
@@ -92,10 +92,7 @@ class WorkerWatch:
         workers = self.find()
         loads = self._loads(workers.values())
         samples = [replace(self._measure(slot, life, now), load=loads.get(life)) for slot, life in workers.items()]
-        if self._gpu is None or not self._gpu.available or not samples:
-            return samples
-        reading = self._gpu.read()
-        return [_with_gpu(sample, workers[sample.slot].pid, reading) for sample in samples]
+        return samples if self._gpu is None or not samples else self._gpu.complete(samples, workers)
 
     def _loads(self, lives: Iterable[Life]) -> dict[Life, float]:
         """CPU seconds per second of each life since the last call; none for one that is new."""
@@ -224,12 +221,3 @@ def _read_pid(path: Path | None) -> int | None:
 
 def _life(stat: Stat) -> Life:
     return Life(pid=stat.pid, start_ticks=stat.start_ticks)
-
-
-def _with_gpu(sample: MemorySample, pid: int, reading: GpuReading) -> MemorySample:
-    return replace(
-        sample,
-        gpu_used_bytes=reading.used_by(pid),
-        gpu_capacity_bytes=reading.capacity_for(pid),
-        device_used_bytes=reading.device_used_for(pid),
-    )

@@ -26,6 +26,8 @@ from probes.canary.http import HttpCanary
 from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
+from probes.gpu.rhythm import Rhythm
+from probes.gpu.usage import TargetGpu
 from probes.process import ProcessSpec, WorkerWatch, is_alive
 from probes.taint import run_queue_delay_s
 from watchdog.config import (
@@ -52,24 +54,35 @@ def new_id(prefix: str) -> str:
 class Shared:
     """What the targets of one process share.
 
-    gpu: NVML, opened once, when the first target asks that is not on a CPU. tls: what the machine trusts, read once,
-    when the first URL needs it; it takes tens of milliseconds.
+    gpu: NVML, in a process that starts when the first target asks that is not on a CPU. tls: what the machine trusts,
+    read once, when the first URL needs it; it takes tens of milliseconds.
     """
 
     database: Database
     sleep: Callable[[float], object] = time.sleep
     own_delay_s: Callable[[], float] = run_queue_delay_s
-    gpu: Callable[[], GpuReader] = field(default_factory=lambda: cache(GpuReader.open))
+    gpu: GpuReader = field(default_factory=GpuReader)
     tls: Callable[[], ssl.SSLContext] = field(default_factory=lambda: cache(ssl.create_default_context))
 
 
 def build_targets(config: Config, database: Database) -> dict[str, Target]:
     """The targets by name, in the order of the configuration. Raises ConfigError for a file that cannot be read."""
-    shared, peers, withheld = Shared(database=database), peers_of(config), secret_variables(config)
+    shared, peers, withheld = (
+        Shared(database=database, gpu=build_gpu(config)),
+        peers_of(config),
+        secret_variables(config),
+    )
     return {
         t.name: build_target(t, shared, peers=peers[t.name], inputs=read_inputs(t), withheld=withheld)
         for t in config.target
     }
+
+
+def build_gpu(config: Config) -> GpuReader:
+    """It reads nothing until it is asked."""
+    nvml = config.nvml
+    rhythm = Rhythm(memory_s=nvml.interval, lists_s=nvml.lists, deadline_s=nvml.deadline)
+    return GpuReader(rhythm=rhythm, withheld=secret_variables(config))
 
 
 def peers_of(config: Config) -> dict[str, frozenset[str]]:
@@ -107,7 +120,9 @@ def build_target(
     """One target. inputs: see `read_inputs`. withheld: variables that its child processes do not get.
 
     replaces: the object that stood for it until now."""
-    gpu = shared.gpu() if section.device != "cpu" else None
+    gpu = None
+    if section.device != "cpu":
+        gpu = TargetGpu(shared.gpu, devices=section.gpu.devices or ())
     workers = None
     if section.process is not None:
         spec = ProcessSpec(**section.process.model_dump())

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from baselines.database import DatabaseError, path_of
 from probes.printable import one_line
 from watchdog.mistakes import broken_rules, describe
-from watchdog.spelling import Address, Duration, Header, Length, Listen, Name, Secret, Share, Size, Url
+from watchdog.spelling import Address, Device, Duration, Header, Length, Listen, Name, Secret, Share, Size, Url
 
 RESERVED_TARGET_NAMES = {"list", "show", "diff", "promote", "rollback", "ack", "test"}  # words of the command line
 
@@ -83,6 +83,12 @@ class LogSection(Section):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class NvmlSection(Section):
+    interval: Duration = 5.0
+    lists: Duration = 15.0
+    deadline: Duration = 10.0
+
+
 class NotifierSection(Section):
     name: Name
     kind: Literal["slack", "webhook"]
@@ -144,6 +150,13 @@ class ProcessSection(Section):
     workers: Literal["auto", "self", "children"] = "auto"
 
 
+class GpuSection(Section):
+    devices: Annotated[list[Device], Field(min_length=1)] | None = None
+    xid: dict[XidCode, Literal["restart_app", "reset_gpu", "reboot", "workflow", "ignore"]] = Field(
+        default_factory=dict
+    )
+
+
 class RegressionSection(Section):
     threshold: Annotated[float, Field(gt=0.01, le=10)] = 0.20
     bursts: Annotated[int, Field(ge=3, le=100)] = 5
@@ -157,12 +170,6 @@ class LeakSection(Section):
     window: Duration = 4 * 3600.0
     min_gain: Size = 16_000_000
     capacity: Size | None = None
-
-
-class GpuSection(Section):
-    xid: dict[XidCode, Literal["restart_app", "reset_gpu", "reboot", "workflow", "ignore"]] = Field(
-        default_factory=dict
-    )
 
 
 class LimitsSection(Section):
@@ -195,10 +202,10 @@ class TargetSection(Section):
     auto_baseline: bool = True
     canary: Annotated[list[AnyCanary], Field(min_length=1)]
     process: ProcessSection | None = None
+    gpu: GpuSection = GpuSection()
     regression: RegressionSection = RegressionSection()
     leak: LeakSection = LeakSection()
     limits: LimitsSection = LimitsSection()
-    gpu: GpuSection = GpuSection()
     recycle: RecycleSection | None = None
 
     @field_validator("canary", mode="before")
@@ -213,6 +220,7 @@ class Config(Section):
     store: StoreSection = StoreSection()
     web: WebSection = WebSection()
     log: LogSection = LogSection()
+    nvml: NvmlSection = NvmlSection()
     notifier: list[NotifierSection] = Field(default_factory=list)
     target: Annotated[list[TargetSection], Field(min_length=1)]
 
@@ -256,16 +264,17 @@ _SECTIONS: dict[str, type[Section]] = {
     "store": StoreSection,
     "web": WebSection,
     "log": LogSection,
+    "nvml": NvmlSection,
     "notifier": NotifierSection,
     "target": TargetSection,
     "http": HttpCanarySection,
     "torch": TorchCanarySection,
     "expect": ExpectSection,
     "process": ProcessSection,
+    "gpu": GpuSection,
     "regression": RegressionSection,
     "leak": LeakSection,
     "limits": LimitsSection,
-    "gpu": GpuSection,
     "recycle": RecycleSection,
 }
 _ALLOWED = {key: [f.alias or name for name, f in s.model_fields.items()] for key, s in _SECTIONS.items()}

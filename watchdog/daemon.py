@@ -28,6 +28,7 @@ from probes.taint import OwnDelay
 from watchdog.backlog import BacklogWatch
 from watchdog.bootstrap import (
     Shared,
+    build_gpu,
     build_metrics,
     canaries_of,
     lock_path,
@@ -82,7 +83,8 @@ class Daemon:
         self._stopping = threading.Event()
         self._own_delay = OwnDelay(monotonic=time.monotonic)
         self._transport = SharedTransport()
-        shared = Shared(database=database, sleep=self._stopping.wait, own_delay_s=self._own_delay)
+        self._gpu = build_gpu(config)
+        shared = Shared(database=database, sleep=self._stopping.wait, own_delay_s=self._own_delay, gpu=self._gpu)
         self._current = Current(build_watch(config, shared, self._transport))
         targets, routes = self._current.targets, self._current.routes
         self._metrics = build_metrics(config)
@@ -120,7 +122,7 @@ class Daemon:
         )
         self._health.ask(
             problems=[self._judge_problem, lambda: self._judge.problem, self._schedule.problem],
-            notes=[self._reload.note, self._schedule.note, self._backlog.note],
+            notes=[self._reload.note, self._schedule.note, self._backlog.note, self._gpu_note],
         )
         self._metrics.queue.set_function(self._judge.waiting)
         self._app: ASGIApp = self._new_app(config)
@@ -223,6 +225,7 @@ class Daemon:
         self._web_thread.join(left())
         for target in self._current.targets.values():
             target.close()
+        self._gpu.close()
         self._transport.close()
         self._own_delay.stop()
         log.info("stopped", seconds=round(time.monotonic() - began, 2))
@@ -292,6 +295,10 @@ class Daemon:
 
     def _count_delivery(self, notifier: str, result: DeliveryResult) -> None:
         self._metrics.deliveries.labels(notifier, result).inc()
+
+    def _gpu_note(self) -> str | None:
+        """Where no target may be on a GPU, NVML is not asked."""
+        return self._gpu.note() if any(t.gpu is not None for t in self._current.targets.values()) else None
 
     def _judge_problem(self) -> str | None:
         return None if self._judge.is_alive() else "the judge thread has ended; restart the daemon"

@@ -176,6 +176,13 @@ def _check_listen(value: object) -> object:
     return value
 
 
+def _check_device(value: object) -> object:
+    is_index = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 64
+    if is_index or (isinstance(value, str) and re.fullmatch(r"(GPU|MIG)-[\w/.-]{1,80}", value)):
+        return value
+    raise ValueError('must be a UUID like "GPU-..." or "MIG-...", as nvidia-smi -L shows them, or an index like 0')
+
+
 def _check_name(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
         raise ValueError("must be 1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit")
@@ -188,6 +195,7 @@ Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
 Header = Annotated[SecretStr, BeforeValidator(_read_header)]
 Address = Annotated[SecretStr, BeforeValidator(_read_address)]
+Device = Annotated[int | str, BeforeValidator(_check_device)]
 Name = Annotated[str, BeforeValidator(_check_name)]
 Url = Annotated[str, BeforeValidator(_check_asked_url)]
 Listen = Annotated[str, BeforeValidator(_check_listen)]

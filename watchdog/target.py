@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,8 +23,8 @@ from baselines.leak import LeakWatch
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.nvml import GpuFault
-from probes.gpu.reader import GpuReader
 from probes.gpu.sample import GpuSample, sample_of
+from probes.gpu.usage import TargetGpu
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
@@ -58,7 +59,7 @@ class Target:
     monotonic: Callable[[], float]
     sleep: Callable[[float], object]
     workers: WorkerWatch | None = None
-    gpu: GpuReader | None = None
+    gpu: TargetGpu | None = None
     group: str | None = None
     peers: frozenset[str] = frozenset()
     recycler: Recycler | None = None
@@ -70,7 +71,6 @@ class Target:
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
-    _used_devices: frozenset[str] = frozenset()
 
     def watches(self, subject: str) -> bool:
         """Whether verdicts about this subject can still come: a canary, or a worker or GPU where they are watched."""
@@ -101,7 +101,8 @@ class Target:
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
             self._succeed()
-            burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
+            with self.gpu.burst() if self.gpu is not None else nullcontext():
+                burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
         return burst if self.gpu is None else _on_gpu(burst, self.gpu)
 
     def _golden(self, canary: str) -> Output | None:
@@ -117,19 +118,17 @@ class Target:
         return self.workers.sample(self.now()) if self.workers else []
 
     def sample_gpu(self) -> GpuSample | None:
-        """The devices it runs on, now; None when there are none to ask for. Never waits for the driver.
-
-        Those that list one of its processes; of a target that none lists, those that did last, or the only one.
-        """
+        """The devices it runs on, now; None when there are none to ask for. Never waits for the driver."""
         if self.gpu is None:
             return None
-        reading = self.gpu.read()
+        reading = self.gpu.reading()
         if self.device != "cuda" and reading.fault in _NO_GPU:
             return None
-        pids = frozenset(life.pid for life in self.known_lives() or ())
-        sample = sample_of(reading, target=self.name, pids=pids, used_before=self._used_devices, now=self.now())
-        self._used_devices = frozenset(d.uuid for d in sample.devices if d.uuid is not None) or self._used_devices
-        return sample
+        host = Host()
+        pids = {pid for life in self.known_lives() or () for pid in (life.pid, *host.namespace_pids(life.pid))}
+        return sample_of(
+            reading, target=self.name, pids=frozenset(pids), all_its_own=self.gpu.knows_devices, now=self.now()
+        )
 
     def device_findings(self) -> list[Finding]:
         """What is wrong with its devices, by the last judgement; the judge thread's alone."""
@@ -154,7 +153,7 @@ class Target:
         return booted_s - life.start_ticks / os.sysconf("SC_CLK_TCK")
 
     def missing(self) -> str | None:
-        if self.device == "cuda" and (self.gpu is None or not self.gpu.available or self.gpu.lost):
+        if self.device == "cuda" and (self.gpu is None or not self.gpu.reader.available or self.gpu.lost):
             return "gpu"
         return None
 
@@ -175,9 +174,11 @@ class Target:
         return [self.probe(name, size=size, wait_s=c.plan.timeout_s) for name, c in canaries.items()]
 
     def memory_bytes(self) -> int | None:
+        if self.gpu is not None:
+            self.gpu.reader.refresh()
         samples = self.sample_memory()
         figures = [s.host_anon_bytes for s in samples]
-        if any(s.gpu_used_bytes is not None for s in samples):
+        if any(s.gpu_used_bytes is not None for s in samples) or (self.gpu is not None and self.gpu.is_used):
             figures += [s.gpu_used_bytes for s in samples]
         known = [figure for figure in figures if figure is not None]
         return sum(known) if known and len(known) == len(figures) else None
@@ -205,12 +206,12 @@ class Target:
             self.replaces = None
 
 
-def _on_gpu(burst: Burst, gpu: GpuReader) -> Burst:
+def _on_gpu(burst: Burst, gpu: TargetGpu) -> Burst:
     """Add what NVML knows: the driver is provenance, the GPU's type is identity (unless the canary knows better)."""
-    versions = {"driver": gpu.driver_version, "cuda_driver": gpu.cuda_version}
+    versions = {"driver": gpu.reader.driver_version, "cuda_driver": gpu.reader.cuda_version}
     known = {key: value for key, value in versions.items() if value is not None}
     return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
 
 
-def _with_gpu_type(identity: Identity, gpu: GpuReader) -> Identity:
+def _with_gpu_type(identity: Identity, gpu: TargetGpu) -> Identity:
     return replace(identity, gpu_type=identity.gpu_type or ", ".join(sorted(set(gpu.names))) or None)

@@ -51,20 +51,15 @@ class GpuSample:
     xids: tuple[Xid, ...] = ()
 
 
-def sample_of(
-    reading: GpuReading, *, target: str, pids: frozenset[int], used_before: frozenset[str], now: float
-) -> GpuSample:
+def sample_of(reading: GpuReading, *, target: str, pids: frozenset[int], all_its_own: bool, now: float) -> GpuSample:
     """What a reading says about a target.
 
-    pids: of its workers. used_before: UUIDs of the GPUs that it was found on last: they are its own while none lists a
-    process of it, as when the worker died with its device. Without any, the only GPU of the machine is.
-    A call that hangs on somebody else's device does not concern it.
+    pids: of its workers. all_its_own: the devices of the reading are known to be the target's; else only one that is
+    the only GPU of the machine is taken for it. A call that hangs on somebody else's device does not concern it.
     """
     gpus = [d for d in reading.devices if d.parent is None]
     parts = {gpu.index: [d for d in reading.devices if d.index == gpu.index] for gpu in gpus}
-    listing = [gpu for gpu in gpus if any(pids & set(d.processes or ()) for d in parts[gpu.index])]
-    before = [gpu for gpu in gpus if gpu.uuid is not None and gpu.uuid in used_before]
-    used = listing or before or (gpus if len(gpus) == 1 else [])
+    used = gpus if all_its_own or len(gpus) == 1 else []
     fault, call, stuck_s = reading.fault, reading.call, reading.stuck_s
     if stuck_s is not None and used and not any(gpu.fault is GpuFault.DRIVER_UNRESPONSIVE for gpu in used):
         fault, call, stuck_s = None, None, None

@@ -11,11 +11,13 @@ import httpx
 import typer
 
 from baselines.database import open_database
+from probes.gpu.usage import describe
 from probes.messages import Family
 from watchdog.bootstrap import build_targets
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
 from watchdog.config import Config, HttpCanarySection, load_config
 from watchdog.migrations.migrate import bring_up_to_date
+from watchdog.target import Target
 
 
 def register(app: typer.Typer) -> None:
@@ -91,14 +93,24 @@ def _look(config: Config) -> list[Row]:
             pids = ", ".join(str(life.pid) for life in lives) or "no process found"
             rows.append({"what": f"{target.name} workers", "ok": bool(lives), "detail": pids})
         if target.gpu is not None:
-            seen = "NVML answers" if target.gpu.available else f"no GPU: {target.gpu.why}"
-            wanted = target.device == "cuda"
-            ok = True if target.gpu.available else False if wanted else None
-            rows.append({"what": f"{target.name} GPU", "ok": ok, "detail": seen})
+            rows.append({"what": f"{target.name} GPU", **_look_at_gpu(target, wanted=section.device == "cuda")})
         target.close()
     rows += [_reach(n.name, n.url.get_secret_value()) for n in config.notifier]
     database.close()
     return rows
+
+
+def _look_at_gpu(target: Target, *, wanted: bool) -> Row:
+    """Whether its devices are read and its workers are seen there; a GPU that is not there may not be needed."""
+    gpu = target.gpu
+    assert gpu is not None
+    if not gpu.reader.available:
+        return {"ok": False if wanted else None, "detail": f"no GPU: {gpu.reader.why}"}
+    target.sample_memory()
+    if missing := gpu.missing():
+        return {"ok": False, "detail": f"NVML knows no device {', '.join(map(str, missing))}"}
+    workers = f"; the workers: {gpu.view}" if gpu.view is not None else ""
+    return {"ok": not gpu.lost, "detail": f"NVML answers: {describe(gpu.reading().devices)}{workers}"}
 
 
 def _reach(name: str, address: str) -> Row:

@@ -1,0 +1,223 @@
+"""The thread that has the GPUs read: one child process, one request at a time, and what is done about silence.
+
+- A call that does not return in time is a wedged driver: DRIVER_UNRESPONSIVE, with the call's name. The child is left
+  behind, with a SIGTERM and never a SIGKILL, and one other is started. If that one hangs too it stays; an answer about
+  the same GPU ends the incident. That GPU is asked again late, so that the others are read meanwhile.
+- A child that ends by itself, or finds no driver, is started again ever more rarely.
+- A GPU that stays lost may be there again for a process that opens NVML anew: the child is ended and started.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from probes.gpu.helper import Helper, HelperError
+from probes.gpu.known import LOST, Known, Place, Stuck
+from probes.gpu.nvml import GpuFault
+from probes.gpu.reading import Xid, decode
+from probes.gpu.rhythm import Rhythm
+from probes.gpu.window import CanaryWindow
+
+_LOOK_S = 0.25  # how long the thread listens before it looks up
+_GATE_S = 0.05  # the same while a burst is in the way
+
+log = structlog.get_logger("gpu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """lists: processes and health too."""
+
+    place: Place
+    lists: bool
+    sent_at: float
+
+
+class Rounds:
+    """Fills `known` from `run` until `close`; sets `ready` when every GPU was read once, or none can be."""
+
+    def __init__(
+        self,
+        known: Known,
+        window: CanaryWindow,
+        *,
+        rhythm: Rhythm,
+        withheld: frozenset[str],
+        monotonic: Callable[[], float],
+    ) -> None:
+        self._known = known
+        self._window = window
+        self._rhythm = rhythm
+        self._withheld = withheld
+        self._monotonic = monotonic
+        self._closing = threading.Event()
+        self.ready = threading.Event()
+        self._helper: Helper | None = None
+        self._left: list[Helper] = []  # behind; not yet ended
+        self._start_at = 0.0  # of the next child
+        self._started_at = 0.0
+        self._heard_at = 0.0
+        self._is_open = False
+        self._request: _Request | None = None
+        self._again_s = rhythm.again_s
+        self._well_at: float | None = None  # since when all is well after a child was left behind; None: not since
+        self._replaced = False
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._step()
+            except HelperError as error:
+                self._on_ended(str(error))
+        if self._helper is not None:
+            self._helper.let_go()
+            self._helper.wait(1.0)
+
+    def _step(self) -> None:
+        now = self._monotonic()
+        self._left = [helper for helper in self._left if not helper.is_gone()]
+        if self._helper is None and now < self._start_at:
+            self._closing.wait(min(_LOOK_S, self._start_at - now))
+            return
+        helper = self._helper or self._start(now)
+        is_held = self._ask(helper, now)
+        for said in helper.hear(_GATE_S if is_held else _LOOK_S):
+            self._heard_at = self._monotonic()
+            self._take(said)
+            if self._helper is not helper:
+                return
+        if self._monotonic() - self._heard_at > self._rhythm.silent_s:
+            self._on_stuck("the whole NVML process")
+
+    def _start(self, now: float) -> Helper:
+        self._started_at = self._heard_at = now
+        self._helper = Helper(withheld=self._withheld)
+        return self._helper
+
+    def _ask(self, helper: Helper, now: float) -> bool:
+        """Ask about the place that has waited longest. True when bursts are in the way of all that is due."""
+        if not self._is_open or self._request is not None:
+            return False
+        due = self._known.waiting(now)
+        for place in due:
+            if self._window.begin_reading(place.uuids, force=now - place.due > self._rhythm.patience_s):
+                soon_s = self._rhythm.memory_s / 2
+                lists = place.listed_at is None or now - place.listed_at >= self._rhythm.lists_s - soon_s
+                self._request = _Request(place=place, lists=lists, sent_at=now)
+                helper.ask("read", index=place.index, processes=lists, health=lists)
+                return False
+        return bool(due)
+
+    def _take(self, said: Mapping[str, Any]) -> None:
+        try:
+            match said["kind"]:
+                case "hello":
+                    self._on_hello(said)
+                case "reading":
+                    self._on_reading(said["devices"])
+                case "watched":
+                    self._known.watch_xids(said["devices"])
+                case "xid":
+                    xid = Xid(at=said["at"], device=said["device"], xid=said["xid"])
+                    log.warning("Xid", device=xid.device, xid=xid.xid)
+                    self._known.take_xid(xid)
+                case "beat":
+                    self._on_beat(said)
+        except (KeyError, TypeError, ValueError) as error:
+            raise HelperError(f"the NVML process was not understood: {error}") from error
+
+    def _on_hello(self, said: Mapping[str, Any]) -> None:
+        if said["why"] is not None:
+            self._known.shut(GpuFault(said["why"]))
+            self._end(in_s=self._rest_s())
+            self.ready.set()
+            return
+        self._known.open(said["devices"], said["driver"], said["cuda"])
+        self._is_open = True
+
+    def _on_reading(self, devices: list[dict[str, Any]]) -> None:
+        request, now = self._request, self._monotonic()
+        if request is None:
+            raise HelperError("the NVML process answers more than it was asked")
+        self._request = None
+        self._window.end_reading()
+        read = [decode(device) for device in devices]
+        due = now + self._rhythm.memory_s
+        if self._known.take(request.place, read, lists=request.lists, now=now, due=due):
+            log.warning("the GPU driver answers again")
+        self._note_well(now)
+        if self._known.complete:
+            self.ready.set()
+        if now - self._started_at > self._rhythm.suspect_s and any(
+            d.fault in LOST for d in self._known.reading(now).devices
+        ):
+            log.info("NVML is opened anew, for a GPU that is lost")
+            self._end(in_s=0.0)
+
+    def _note_well(self, now: float) -> None:
+        """A driver that hangs every now and then costs one child in suspect_s, not one each time."""
+        if self._known.stuck is not None:
+            self._well_at = None
+            return
+        self._again_s = self._rhythm.again_s
+        self._well_at = self._well_at or now
+        if now - self._well_at > self._rhythm.suspect_s:
+            self._replaced = False
+
+    # --- what goes wrong ----------------------------------------------------------------------------------------------
+
+    def _on_beat(self, said: Mapping[str, Any]) -> None:
+        if said["xid_late_s"] > self._rhythm.deadline_s:
+            self._known.watch_xids(())
+        deadline_s = self._rhythm.deadline_s if self._is_open else self._rhythm.open_deadline_s
+        if said["call"] is not None and said["late_s"] > deadline_s:
+            self._on_stuck(said["call"])
+
+    def _on_stuck(self, call: str) -> None:
+        """A call does not return. Leave the child behind, once an incident."""
+        now, request = self._monotonic(), self._request
+        if self._known.stuck is None:
+            index = None if request is None else request.place.index
+            log.error("the GPU driver does not answer", call=call, gpu=index)
+            self._known.hang(
+                Stuck(call=call, index=index, since=self._started_at if request is None else request.sent_at)
+            )
+        self._well_at = None
+        self._window.end_reading()
+        self.ready.set()
+        if self._replaced or self._helper is None:
+            return
+        self._replaced = True
+        if request is not None:
+            request.place.due = now + self._rhythm.suspect_s
+        self._helper.ask_to_end()
+        self._end(in_s=0.0)
+
+    def _on_ended(self, words: str) -> None:
+        in_s = self._rest_s()
+        log.error("the NVML process is started again", why=words, in_s=in_s)
+        self._known.shut(GpuFault.FAILED)
+        self.ready.set()
+        self._end(in_s=in_s)
+
+    def _end(self, *, in_s: float) -> None:
+        """Let the child go, and have the next one start in so many seconds."""
+        self._window.end_reading()
+        self._start_at = self._monotonic() + in_s
+        if self._helper is not None:
+            self._helper.let_go()
+            self._left.append(self._helper)
+        self._helper, self._request, self._is_open = None, None, False
+
+    def _rest_s(self) -> float:
+        rest_s = self._again_s
+        self._again_s = min(2 * rest_s, self._rhythm.again_max_s)
+        return rest_s
