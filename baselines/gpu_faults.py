@@ -16,6 +16,10 @@ SAME_XID_S = 60.0  # one error is reported for each unit that it hit, within sec
 REPEATS = 3
 MAX_ROWS_REMAPPED = 512  # DCGM, uncorrectable
 MAX_PAGES_RETIRED = 63  # DCGM
+_BROKEN: Mapping[str, str] = {
+    GpuFault.POWER_CABLE: "NVML says that a power cable is missing",
+    GpuFault.INTERRUPTS: "NVML says that the interrupts of the GPU do not come",
+}
 _ACTIONS: Mapping[int, tuple[Reason, str]] = {  # nvmlDeviceGpuRecoveryAction_t
     1: (Reason.GPU_RESET_NEEDED, "a reset of the GPU"),
     2: (Reason.REBOOT_NEEDED, "a reboot of the node"),
@@ -75,6 +79,8 @@ def _is_over(view: View, xid: Xid, at: float) -> bool:
 
 
 def _faulty(view: View) -> Finding | None:
+    if (broken := _BROKEN.get(view.newest.fault or "")) is not None:
+        return said(view, Reason.GPU_FAULTY, broken)
     flag = view.flag("row_remap_failed", "memory_unrepairable", "sram_threshold_exceeded")
     if flag is not None:
         return said(view, Reason.GPU_FAULTY, flag.replace("_", " "))

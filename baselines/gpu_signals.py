@@ -95,15 +95,15 @@ _ROWS: tuple[Signal, ...] = (
         reason=Reason.GPU_FAULTY,
         figures=(
             *("row_remap_failed", "memory_unrepairable", "sram_threshold_exceeded"),
-            *("rows_remapped_uncorrected", "pages_retired_double_bit", "pages_retired_single_bit"),
+            *("rows_remapped_uncorrected", "pages_retired_double_bit", "pages_retired_single_bit", "fault"),
         ),
-        meaning="the device has no spare memory left to repair itself with",
+        meaning="the device has no spare memory left to repair itself with, or is not wired as it must be",
         rule="a failed row remapping, memory that cannot be repaired, the SRAM threshold passed, 512 rows remapped for"
-        " uncorrectable errors, or 63 pages retired",
+        " uncorrectable errors, or 63 pages retired; NVML says INSUFFICIENT_POWER or IRQ_ISSUE",
         cause=Cause.HARDWARE,
         level=Level.PAGE,
         recycle=Recycle.FUTILE,
-        advice="drain the GPU, run NVIDIA's field diagnostics, and have it replaced",
+        advice="drain the GPU, look at its cables, run NVIDIA's field diagnostics, and have it replaced",
         source=f"NVIDIA GPU memory error management; {_DCGM}",
     ),
     Signal(

@@ -23,7 +23,7 @@ from baselines.leak import LeakWatch
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.nvml import GpuFault
-from probes.gpu.sample import GpuSample, sample_of
+from probes.gpu.sample import GpuSample, sample_of, vbios_of
 from probes.gpu.usage import TargetGpu
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
@@ -71,6 +71,7 @@ class Target:
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
+    _vbios: str | None = None
 
     def watches(self, subject: str) -> bool:
         """Whether verdicts about this subject can still come: a canary, or a worker or GPU where they are watched."""
@@ -103,7 +104,18 @@ class Target:
             self._succeed()
             with self.gpu.burst() if self.gpu is not None else nullcontext():
                 burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
-        return burst if self.gpu is None else _on_gpu(burst, self.gpu)
+        return burst if self.gpu is None else self._on_gpu(burst, self.gpu)
+
+    def _on_gpu(self, burst: Burst, gpu: TargetGpu) -> Burst:
+        """Add what NVML knows: versions are provenance, the GPU's type is identity (unless the canary knows better).
+
+        A VBIOS that was told once is known for good: a GPU that is lost meanwhile has no other one.
+        """
+        reader = gpu.reader
+        self._vbios = vbios_of(reader.read()) or self._vbios
+        versions = {"driver": reader.driver_version, "cuda_driver": reader.cuda_version, "vbios": self._vbios}
+        known = {key: value for key, value in versions.items() if value is not None}
+        return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
 
     def _golden(self, canary: str) -> Output | None:
         """The golden output, unless it is the answer to something else: another input, or another type of GPU."""
@@ -118,9 +130,10 @@ class Target:
         return self.workers.sample(self.now()) if self.workers else []
 
     def sample_gpu(self) -> GpuSample | None:
-        """The devices it runs on, now; None when there are none to ask for. Never waits for the driver."""
+        """The devices it runs on, now; None when there are none to ask for. Waits but for the very first reading."""
         if self.gpu is None:
             return None
+        self.gpu.reader.wait_ready()
         reading = self.gpu.reading()
         if self.device != "cuda" and reading.fault in _NO_GPU:
             return None
@@ -204,13 +217,6 @@ class Target:
         if (before := self.replaces) is not None:
             before.close()
             self.replaces = None
-
-
-def _on_gpu(burst: Burst, gpu: TargetGpu) -> Burst:
-    """Add what NVML knows: the driver is provenance, the GPU's type is identity (unless the canary knows better)."""
-    versions = {"driver": gpu.reader.driver_version, "cuda_driver": gpu.reader.cuda_version}
-    known = {key: value for key, value in versions.items() if value is not None}
-    return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
 
 
 def _with_gpu_type(identity: Identity, gpu: TargetGpu) -> Identity:

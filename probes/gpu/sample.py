@@ -86,3 +86,9 @@ def _device(gpu: DeviceReading, parts: Sequence[DeviceReading], pids: frozenset[
         fault=gpu.fault if not gpu.figures else None,
         others=sum(len(each - pids) for each in listed) if listed else None,
     )
+
+
+def vbios_of(reading: GpuReading) -> str | None:
+    """The VBIOS versions of the GPUs, each once; None while one that answers does not tell its own."""
+    told = [d.figures.get("vbios_version") for d in reading.devices if d.parent is None and d.fault is None]
+    return ", ".join(sorted({str(version) for version in told})) if told and None not in told else None

@@ -191,7 +191,7 @@ def firing(incident: Incident, **more: object) -> Message:
             "WATCH: chat reports a CUDA fault\n"
             "GPU of chat (gpu 0): reports a CUDA fault.\n"
             "Since: 07:48 UTC, 12 min ago\n"
-            "Likely cause: the GPU or other hardware\n"
+            "Likely cause: the GPU, its driver or other hardware\n"
             "Figures: throttled 2 min\n"
             "Done: Nothing: only a fault of the model or its server is recycled.\n" + NEXT,
             id="gpu",
@@ -419,7 +419,7 @@ class TestWords:
         not_troubles = {
             *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY),
             *(Reason.NO_DATA, Reason.NO_BASELINE, Reason.TOO_FEW_SAMPLES, Reason.TAINTED),
-            *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY),
+            *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY, Reason.GPU_NOT_READ),
         }
         assert set(wording.TROUBLES) == set(Reason) - not_troubles
 

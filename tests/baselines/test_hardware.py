@@ -107,6 +107,7 @@ def test_what_is_not_told_breaks_no_rule() -> None:
         ({"recovery_action": 7}, Reason.REBOOT_NEEDED),
         ({"fault": "reset_required"}, Reason.GPU_RESET_NEEDED),
         ({"fault": "gpu_lost"}, Reason.GPU_LOST),
+        ({"fault": "power_cable"}, Reason.GPU_FAULTY),
         ({"row_remap_failed": 1}, Reason.GPU_FAULTY),
         ({"memory_unrepairable": 1}, Reason.GPU_FAULTY),
         ({"sram_threshold_exceeded": 1}, Reason.GPU_FAULTY),
