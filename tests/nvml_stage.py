@@ -39,24 +39,24 @@ class Call:
 
 
 class Driver:
-    """A stub driver. The language of its scenario is described in tests/stub_nvml/scenario.c."""
+    """A stub driver. state: the file with its scenario, whose language is described in tests/stub_nvml/scenario.c."""
 
     def __init__(self, folder: Path) -> None:
-        self._state = folder / "scenario"
+        self.state = folder / "scenario"
         self._calls = folder / "calls"
         self.set("")
 
     def use(self, monkeypatch: pytest.MonkeyPatch, library: Path) -> None:
         """Processes that are started from now on load the stub instead of a real driver."""
         monkeypatch.setenv("LD_LIBRARY_PATH", str(library))
-        monkeypatch.setenv("NVML_STUB_STATE", str(self._state))
+        monkeypatch.setenv("NVML_STUB_STATE", str(self.state))
         monkeypatch.setenv("NVML_STUB_CALLS", str(self._calls))
 
     def set(self, scenario: str) -> None:
         """At once for every reader: no half of it is ever read."""
-        part = self._state.with_suffix(".new")
+        part = self.state.with_suffix(".new")
         part.write_text(scenario)
-        part.replace(self._state)
+        part.replace(self.state)
 
     def calls(self, function: str = "", device: str = "") -> list[Call]:
         """All so far, in order; those of one function, or about one device, when it is named."""

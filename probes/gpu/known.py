@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter, deque
 from collections.abc import Iterable, Sequence
@@ -80,6 +81,11 @@ class Known:
         """Places that are due, the longest wait first."""
         with self._lock:
             return sorted((p for p in self._places if p.due <= now), key=lambda p: p.due)
+
+    def next_due(self) -> float:
+        """When the next reading is due; for ever where there is no GPU."""
+        with self._lock:
+            return min((place.due for place in self._places), default=math.inf)
 
     def open(self, count: int, driver: str | None, cuda: str | None) -> None:
         """NVML was opened and counts so many GPUs; a GPU that is counted no more leaves its place to the next one."""

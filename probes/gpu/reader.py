@@ -106,10 +106,11 @@ class GpuReader:
     def close(self) -> None:
         """Let the child end. Safe to call twice."""
         with self._lock:
-            self._rounds.close()
+            self._rounds.stop()
             thread = self._thread
         if thread is not None:
             thread.join(2.0)
+            self._rounds.let_go()
 
     def _begin(self) -> None:
         with self._lock:

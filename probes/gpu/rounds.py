@@ -25,6 +25,7 @@ from probes.gpu.window import CanaryWindow
 
 _LOOK_S = 0.25  # how long the thread listens before it looks up
 _GATE_S = 0.05  # the same while a burst is in the way
+_END_S = 1.0  # for a child that may end: at the daemon's own end
 
 log = structlog.get_logger("gpu")
 
@@ -39,7 +40,7 @@ class _Request:
 
 
 class Rounds:
-    """Fills `known` from `run` until `close`; sets `ready` when every GPU was read once, or none can be."""
+    """Fills `known` from `run` until `stop`; sets `ready` when every GPU was read once, or none can be."""
 
     def __init__(
         self,
@@ -68,8 +69,15 @@ class Rounds:
         self._well_at: float | None = None  # since when all is well after a child was left behind; None: not since
         self._replaced = False
 
-    def close(self) -> None:
+    def stop(self) -> None:
+        """Have `run` return soon."""
         self._closing.set()
+
+    def let_go(self) -> None:
+        """After `run`: let the child end, wait a moment for those that may. Safe to call twice."""
+        self._end(in_s=0.0)
+        for helper in self._left:
+            helper.wait(_END_S)
 
     def run(self) -> None:
         while not self._closing.is_set():
@@ -77,9 +85,6 @@ class Rounds:
                 self._step()
             except HelperError as error:
                 self._on_ended(str(error))
-        if self._helper is not None:
-            self._helper.let_go()
-            self._helper.wait(1.0)
 
     def _step(self) -> None:
         now = self._monotonic()
@@ -88,24 +93,23 @@ class Rounds:
             self._closing.wait(min(_LOOK_S, self._start_at - now))
             return
         helper = self._helper or self._start(now)
-        is_held = self._ask(helper, now)
-        for said in helper.hear(_GATE_S if is_held else _LOOK_S):
+        for said in helper.hear(self._ask(helper, now)):
             self._heard_at = self._monotonic()
             self._take(said)
             if self._helper is not helper:
                 return
         if self._monotonic() - self._heard_at > self._rhythm.silent_s:
-            self._on_stuck("the whole NVML process")
+            self._on_stuck("the whole NVML process", None)
 
     def _start(self, now: float) -> Helper:
         self._started_at = self._heard_at = now
         self._helper = Helper(withheld=self._withheld)
         return self._helper
 
-    def _ask(self, helper: Helper, now: float) -> bool:
-        """Ask about the place that has waited longest. True when bursts are in the way of all that is due."""
+    def _ask(self, helper: Helper, now: float) -> float:
+        """Ask about the place that has waited longest and has no burst in the way. Seconds until the next look."""
         if not self._is_open or self._request is not None:
-            return False
+            return _LOOK_S
         due = self._known.waiting(now)
         for place in due:
             if self._window.begin_reading(place.uuids, force=now - place.due > self._rhythm.patience_s):
@@ -113,8 +117,8 @@ class Rounds:
                 lists = place.listed_at is None or now - place.listed_at >= self._rhythm.lists_s - soon_s
                 self._request = _Request(place=place, lists=lists, sent_at=now)
                 helper.ask("read", index=place.index, processes=lists, health=lists)
-                return False
-        return bool(due)
+                return _LOOK_S
+        return _GATE_S if due else min(_LOOK_S, max(0.0, self._known.next_due() - now))
 
     def _take(self, said: Mapping[str, Any]) -> None:
         try:
@@ -179,16 +183,16 @@ class Rounds:
             self._known.watch_xids(())
         deadline_s = self._rhythm.deadline_s if self._is_open else self._rhythm.open_deadline_s
         if said["call"] is not None and said["late_s"] > deadline_s:
-            self._on_stuck(said["call"])
+            self._on_stuck(said["call"], self._request)
 
-    def _on_stuck(self, call: str) -> None:
-        """A call does not return. Leave the child behind, once an incident."""
-        now, request = self._monotonic(), self._request
+    def _on_stuck(self, call: str, request: _Request | None) -> None:
+        """A call does not return. Leave the child behind, once an incident. request: whose call it is, if anybody's."""
+        now = self._monotonic()
         if self._known.stuck is None:
             index = None if request is None else request.place.index
             log.error("the GPU driver does not answer", call=call, gpu=index)
             self._known.hang(
-                Stuck(call=call, index=index, since=self._started_at if request is None else request.sent_at)
+                Stuck(call=call, index=index, since=self._heard_at if request is None else request.sent_at)
             )
         self._well_at = None
         self._window.end_reading()

@@ -1,25 +1,37 @@
+"""The GPU reader whole: its thread, its child process, the real pynvml and the stub library."""
+
 from __future__ import annotations
 
-import json
 import os
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
-from nvml_stage import OLD_DRIVER, build_stub
+from nvml_stage import OLD_DRIVER, Driver, build_stub
 
 from probes.gpu.nvml import GpuFault
-from probes.gpu.reader import DeviceReading, GpuReader, GpuReading
-from probes.process import ProcessSpec, WorkerWatch
+from probes.gpu.reader import GpuReader
+from probes.gpu.reading import DeviceReading, GpuReading
+from probes.gpu.rhythm import Rhythm
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
+ROOT = Path(__file__).parents[2]
 GB = 10**9
-NOT_AVAILABLE = 2**64 - 1
-
+QUICK = Rhythm(
+    memory_s=0.05,
+    lists_s=0.15,
+    deadline_s=0.4,
+    silent_s=4.0,
+    patience_s=0.8,
+    suspect_s=1.5,
+    again_s=0.2,
+    again_max_s=1.0,
+)
 TWO_GPUS = f"""
 device 0 {80 * GB} {GB} {10 * GB}
 device 1 {80 * GB} {GB} {20 * GB}
@@ -28,245 +40,502 @@ process 1 7001 {5 * GB}
 process 1 7002 {6 * GB}
 """
 
-
-class Machine:
-    """A child with the real pynvml on the stub library, and the state of the GPUs it sees."""
-
-    def __init__(self, libraries: Path, folder: Path) -> None:
-        self._state = folder / "state"
-        self._environment = {
-            **os.environ,
-            "LD_LIBRARY_PATH": str(libraries),
-            "NVML_STUB_STATE": str(self._state),
-            "PYTHONPATH": str(ROOT),
-        }
-        self._child: subprocess.Popen[str] | None = None
-
-    def set(self, state: str) -> None:
-        self._state.write_text(state)
-
-    def read(self, pid: int = 7001) -> dict[str, Any]:
-        if self._child is None:
-            argv = [sys.executable, "-W", "error", str(HERE / "gpu_child.py")]
-            self._child = subprocess.Popen(
-                argv, env=self._environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-            )
-        assert self._child.stdin is not None
-        assert self._child.stdout is not None
-        self._child.stdin.write(f"{pid}\n")
-        self._child.stdin.flush()
-        answer: dict[str, Any] = json.loads(self._child.stdout.readline())
-        return answer
-
-    def close(self) -> None:
-        if self._child is not None:
-            self._child.communicate(timeout=20)
-            assert self._child.returncode == 0
+Open = Callable[..., GpuReader]
 
 
 @pytest.fixture(scope="module")
-def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_stub(tmp_path_factory.mktemp("nvml"))
 
 
-@pytest.fixture(scope="module")
-def old_stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("nvml_old"), *OLD_DRIVER)
+@pytest.fixture
+def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    driver = Driver(tmp_path)
+    driver.use(monkeypatch, library)
+    return driver
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[Path], Machine]]:
-    machines: list[Machine] = []
+def start() -> Iterator[Open]:
+    readers: list[GpuReader] = []
 
-    def begin(libraries: Path) -> Machine:
-        machines.append(Machine(libraries, tmp_path))
-        return machines[-1]
+    def begin(rhythm: Rhythm = QUICK, **more: frozenset[str]) -> GpuReader:
+        readers.append(GpuReader(rhythm=rhythm, **more))
+        return readers[-1]
 
     yield begin
-    for machine in machines:
-        machine.close()
+    for reader in readers:
+        reader.close()
 
 
-Start = Callable[[Path], Machine]
+def wait_for(reader: GpuReader, condition: Callable[[GpuReading], object], what: str) -> GpuReading:
+    """The first reading of which the condition is true."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        if condition(reading := reader.read()):
+            return reading
+        time.sleep(0.01)
+    pytest.fail(f"not within 20 s: {what}; last: {reader.read()}")
 
 
-def test_memory_is_read_by_device_and_by_process(stub: Path, start: Start) -> None:
-    """The real pynvml, through its newest calls: v2 memory does not count the driver's reserve as used."""
-    machine = start(stub)
-    machine.set(TWO_GPUS)
-    read = machine.read(7001)
-    assert (read["available"], read["why"], read["driver"], read["cuda"]) == (True, None, "580.65.06", "13.1")
-    assert read["devices"][1] == {
-        "index": 1,
-        "uuid": "GPU-stub-1",
-        "name": "Stub GPU 1",
-        "total_bytes": 80 * GB,
-        "used_bytes": 20 * GB,
-        "memory_version": "v2",
-        "processes": {"7001": 5 * GB, "7002": 6 * GB},
-        "fault": None,
-    }
-    assert read["pid"] == [9 * GB, 160 * GB, 30 * GB]
-    assert machine.read(7002)["pid"] == [6 * GB, 80 * GB, 20 * GB]
-    assert machine.read(1)["pid"] == [None, None, None]
+def read_anew(reader: GpuReader) -> tuple[DeviceReading, ...]:
+    """What is read after now."""
+    reader.refresh()
+    return reader.read().devices
 
 
-def test_a_reader_follows_the_machine_without_opening_again(stub: Path, start: Start) -> None:
-    """Growth, and a process that ends."""
-    machine = start(stub)
-    for used in (1.0, 1.1, 1.2):
-        machine.set(f"device 0 {80 * GB} {GB} {int(used * GB)}\nprocess 0 7001 {int(used * GB)}\n")
-        assert machine.read()["pid"] == [int(used * GB), 80 * GB, int(used * GB)]
-    machine.set(f"device 0 {80 * GB} {GB} 0\n")
-    assert machine.read()["pid"] == [None, 80 * GB, 0]  # the only device is the process's device
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
-def test_an_old_driver_is_read_by_the_older_calls(old_stub: Path, start: Start) -> None:
-    """Memory by v1, which counts the reserve as used and says so; processes by v2."""
-    machine = start(old_stub)
-    machine.set(TWO_GPUS)
-    device = machine.read()["devices"][0]
-    assert (device["memory_version"], device["used_bytes"]) == ("v1", 11 * GB)
-    assert (device["processes"], device["fault"]) == ({"7001": 4 * GB}, None)
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+
+
+# --- what is read -----------------------------------------------------------------------------------------------------
+
+
+def test_memory_is_read_by_device_and_by_process(driver: Driver, start: Open) -> None:
+    """Through the newest calls: v2 memory does not count the driver's reserve as used. Opened once for all readings."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert reader.available
+    assert (reader.why, reader.driver_version, reader.cuda_version) == (None, "580.65.06", "13.1")
+    assert reader.names == ("Stub GPU 0", "Stub GPU 1")
+    device = read_anew(reader)[1]
+    assert (device.index, device.uuid, device.name, device.fault) == (1, "GPU-stub-1", "Stub GPU 1", None)
+    assert (device.total_bytes, device.used_bytes, device.memory_version) == (80 * GB, 20 * GB, "v2")
+    assert device.processes == {7001: 5 * GB, 7002: 6 * GB}
+    wait_until(lambda: len(driver.calls("nvmlDeviceGetMemoryInfo_v2")) > 20, "it reads on")
+    assert len(driver.calls("nvmlInitWithFlags")) == 1
+    assert len(driver.calls("nvmlDeviceGetHandleByIndex_v2")) == 4  # once to read, once for Xids
+
+
+def test_a_reader_follows_the_machine(driver: Driver, start: Open) -> None:
+    """Growth, a process that comes and one that ends; in between memory alone is read and the lists are kept."""
+    driver.set(f"device 0 {80 * GB} {GB} {GB},{2 * GB},{3 * GB},{4 * GB}\nprocess 0 7001 5\n")
+    reader = start()
+    wait_for(reader, lambda r: [d.used_bytes for d in r.devices] == [4 * GB], "the last of the series")
+    driver.set(f"device 0 {80 * GB} {GB} {GB}\nprocess 0 7002 6\n")
+    wait_for(reader, lambda r: [d.processes for d in r.devices] == [{7002: 6}], "the other process")
+    lists, memory = driver.calls("nvmlDeviceGetComputeRunningProcesses_v3"), driver.calls("nvmlDeviceGetMemoryInfo_v2")
+    assert len(lists) < 1.5 * len(memory)  # each list is two calls: one for its size
+
+
+def test_an_old_driver_is_read_by_the_older_calls(
+    driver: Driver, tmp_path: Path, start: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory by v1, which counts the reserve as used and says so; processes and CUDA's version by their older names."""
+    driver.use(monkeypatch, build_stub(tmp_path / "old", *OLD_DRIVER, "nvmlSystemGetCudaDriverVersion_v2"))
+    driver.set(TWO_GPUS)
+    reader = start()
+    device = read_anew(reader)[0]
+    assert (device.memory_version, device.used_bytes) == ("v1", 11 * GB)
+    assert (device.processes, device.fault) == ({7001: 4 * GB}, None)
+    assert reader.cuda_version == "13.1"
+
+
+def test_the_two_ways_to_count_memory_are_never_mixed(driver: Driver, start: Open) -> None:
+    """A v2 that fails for once is missing, and is not replaced by a v1 that counts the reserve too."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)[0].used_bytes == 10 * GB
+    driver.set(TWO_GPUS + "return nvmlDeviceGetMemoryInfo_v2 999\n")
+    device = read_anew(reader)[0]
+    assert (device.used_bytes, device.memory_version, device.fault) == (None, None, GpuFault.FAILED)
+    driver.set(TWO_GPUS)
+    assert read_anew(reader)[0].memory_version == "v2"
+
+
+def test_memory_v2_that_never_answers_is_replaced_by_v1(driver: Driver, start: Open) -> None:
+    """As on WSL, where it fails with an unknown error."""
+    driver.set(TWO_GPUS + "return nvmlDeviceGetMemoryInfo_v2 999\n")
+    assert [d.memory_version for d in read_anew(start())] == ["v1", "v1"]
+
+
+def test_processes_of_all_lists_are_one_each(driver: Driver, start: Open) -> None:
+    """MPS clients and graphics too; who is in two lists counts once, who is twice in one counts with both."""
+    rows = "process 0 1 100\nprocess 0 1 23\nmps 0 2 7\ngraphics 0 1 123\ngraphics 0 3 max\n"
+    driver.set(f"device 0 {GB} 0 500\n{rows}")
+    assert read_anew(start())[0].processes == {1: 123, 2: 7, 3: None}
+
+
+# --- MIG --------------------------------------------------------------------------------------------------------------
+
+
+def test_slices_are_read_each_for_itself(driver: Driver, start: Open) -> None:
+    """Memory and processes by slice; the whole needs privilege, which hides no slice; new slices are found."""
+    base = f"device 0 {80 * GB} {GB} {10 * GB}\nmig 0 1\nreturn nvmlDeviceGetMemoryInfo_v2 4 0\n"
+    base += f"return nvmlDeviceGetMemoryInfo 4 0\ninstance 0.0 1 0 {40 * GB} 0 {5 * GB}\nprocess 0.0 71 {4 * GB}\n"
+    driver.set(base)
+    reader = start()
+    whole, part = read_anew(reader)
+    assert (whole.sliced, whole.total_bytes, whole.processes, whole.fault) == (True, None, None, GpuFault.NO_PERMISSION)
+    assert (part.uuid, part.parent, part.fault) == ("MIG-stub-0.0", "GPU-stub-0", None)
+    assert (part.total_bytes, part.used_bytes, part.processes) == (40 * GB, 5 * GB, {71: 4 * GB})
+    driver.set(base + f"instance 0.3 2 0 {20 * GB} 0 {GB}\nprocess 0.3 72 9\n")
+    reading = wait_for(reader, lambda r: len(r.devices) == 3, "the new slice")
+    assert (reading.devices[2].uuid, reading.devices[2].processes) == ("MIG-stub-0.3", {72: 9})
+    driver.set(f"device 0 {80 * GB} {GB} {10 * GB}\nmig 0 0\nprocess 0 73 5\n")
+    reading = wait_for(reader, lambda r: len(r.devices) == 1, "MIG is off")
+    assert (reading.devices[0].sliced, reading.devices[0].processes) == (False, {73: 5})
+
+
+# --- failures that are answers ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("code", "fault"),
     [
-        (3, "not_supported"),
-        (4, "no_permission"),
-        (15, "gpu_lost"),
-        (16, "reset_required"),
-        (999, "failed"),
-        (10, "timeout"),
+        (3, GpuFault.NOT_SUPPORTED),
+        (4, GpuFault.NO_PERMISSION),
+        (10, GpuFault.TIMEOUT),
+        (15, GpuFault.GPU_LOST),
+        (16, GpuFault.RESET_REQUIRED),
+        (999, GpuFault.FAILED),
     ],
 )
-def test_a_failing_call_is_a_named_fault(stub: Path, start: Start, code: int, fault: str) -> None:
+def test_a_failing_call_is_a_named_fault(driver: Driver, start: Open, code: int, fault: GpuFault) -> None:
     """In the middle of a run; the other device goes on, and all is well again when the fault is gone."""
-    machine = start(stub)
-    machine.set(TWO_GPUS)
-    assert machine.read()["devices"][0]["fault"] is None
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)[0].fault is None
     calls = ["MemoryInfo", "MemoryInfo_v2", "ComputeRunningProcesses_v2", "ComputeRunningProcesses_v3"]
-    machine.set(TWO_GPUS + "".join(f"return nvmlDeviceGet{call} {code}\n" for call in calls))
-    read = machine.read()
-    for device in read["devices"]:
-        assert (device["total_bytes"], device["used_bytes"], device["processes"]) == (None, None, None)
-        assert device["fault"] == fault
-    assert read["pid"] == [None, None, None]
-    machine.set(TWO_GPUS)
-    assert machine.read()["pid"][0] == 9 * GB
+    driver.set(TWO_GPUS + "".join(f"return nvmlDeviceGet{call} {code} 0\n" for call in calls))
+    failed, other = read_anew(reader)
+    assert (failed.total_bytes, failed.used_bytes, failed.processes) == (None, None, None)
+    assert (failed.fault, failed.call, failed.uuid) == (fault, "nvmlDeviceGetMemoryInfo", "GPU-stub-0")
+    assert (other.used_bytes, other.fault) == (20 * GB, None)
+    driver.set(TWO_GPUS)
+    assert read_anew(reader)[0].used_bytes == 10 * GB
 
 
-def test_missing_process_figures_leave_memory_readable(stub: Path, start: Start) -> None:
-    """Windows-like drivers and some containers do not tell who uses how much."""
-    machine = start(stub)
-    machine.set(f"device 0 {80 * GB} {GB} {10 * GB}\nprocess 0 7001 {NOT_AVAILABLE}\n")
-    read = machine.read()
-    assert read["devices"][0]["processes"] == {"7001": None}
-    assert read["pid"] == [None, 80 * GB, 10 * GB]
+def test_missing_process_figures_leave_memory_readable(driver: Driver, start: Open) -> None:
+    """None, and never 0: of one process, and of the whole list."""
+    driver.set(f"device 0 {80 * GB} {GB} {10 * GB}\nprocess 0 7001 max\n")
+    reader = start()
+    device = read_anew(reader)[0]
+    assert (device.used_bytes, device.processes, device.fault) == (10 * GB, {7001: None}, None)
+    lists = "".join(f"return nvmlDeviceGetComputeRunningProcesses_v{v} 4\n" for v in (2, 3))
+    driver.set(f"device 0 {80 * GB} {GB} {10 * GB}\n{lists}")
+    device = read_anew(reader)[0]
+    assert (device.used_bytes, device.processes, device.fault) == (10 * GB, None, GpuFault.NO_PERMISSION)
 
 
-@pytest.mark.parametrize(
-    "device",
-    [f"device 0 {NOT_AVAILABLE} 0 0", "device 0 0 0 0", f"device 0 {GB} 0 {2 * GB}"],
-    ids=["sentinel", "nothing", "more_than_there_is"],
-)
-def test_an_amount_that_cannot_be_is_refused(stub: Path, start: Start, device: str) -> None:
+@pytest.mark.parametrize("device", ["max 0 0", "0 0 0", f"{GB} 0 {2 * GB}"], ids=["sentinel", "nothing", "too_much"])
+def test_an_amount_that_cannot_be_is_refused(driver: Driver, start: Open, device: str) -> None:
     """Broken devices answer such numbers with success."""
-    machine = start(stub)
-    machine.set(device + "\n")
-    read = machine.read()["devices"][0]
-    assert (read["total_bytes"], read["used_bytes"], read["fault"]) == (None, None, "implausible")
+    driver.set(f"device 0 {device}\n")
+    read = read_anew(start())[0]
+    assert (read.total_bytes, read.used_bytes, read.fault) == (None, None, GpuFault.IMPLAUSIBLE)
 
 
-def test_a_process_cannot_use_more_than_its_device_has(stub: Path, start: Start) -> None:
+def test_a_process_cannot_use_more_than_its_device_has(driver: Driver, start: Open) -> None:
     """Some drivers shift the columns of the list."""
-    machine = start(stub)
-    machine.set(f"device 0 {GB} 0 {GB}\nprocess 0 7001 {2 * GB}\nprocess 0 7002 5\n")
-    device = machine.read()["devices"][0]
-    assert (device["processes"], device["fault"]) == ({"7001": None, "7002": 5}, "implausible")
-
-
-def test_a_pid_on_two_slices_of_a_device_counts_once_with_both(stub: Path, start: Start) -> None:
-    """As with MIG: two rows, one process."""
-    machine = start(stub)
-    machine.set(f"device 0 {80 * GB} 0 {GB}\nprocess 0 7001 100\nprocess 0 7001 23\n")
-    assert machine.read()["pid"][0] == 123
-
-
-def test_a_device_that_cannot_be_opened_hides_no_other(stub: Path, start: Start) -> None:
-    """It keeps its place with its fault."""
-    machine = start(stub)
-    machine.set(TWO_GPUS + "return nvmlDeviceGetHandleByIndex_v2 15\n")
-    read = machine.read()
-    assert [(d["index"], d["fault"]) for d in read["devices"]] == [(0, "gpu_lost"), (1, "gpu_lost")]
-    assert read["available"]
+    driver.set(f"device 0 {GB} 0 {GB}\nprocess 0 7001 {2 * GB}\nprocess 0 7002 5\n")
+    read = read_anew(start())[0]
+    assert (read.processes, read.fault) == ({7001: None, 7002: 5}, GpuFault.IMPLAUSIBLE)
 
 
 @pytest.mark.parametrize(
-    ("state", "why"),
+    ("scenario", "why"),
     [
-        ("return nvmlInitWithFlags 9\n", "no_driver"),
-        ("return nvmlInitWithFlags 18\n", "version_mismatch"),
-        ("return nvmlDeviceGetCount_v2 999\n", "failed"),
-        ("", "no_device"),
+        ("return nvmlInitWithFlags 9\n", GpuFault.NO_DRIVER),
+        ("return nvmlInitWithFlags 18\n", GpuFault.VERSION_MISMATCH),
+        ("return nvmlDeviceGetCount_v2 999\n", GpuFault.FAILED),
+        ("", GpuFault.NO_DEVICE),
     ],
 )
-def test_a_machine_without_a_working_gpu_says_why(stub: Path, start: Start, state: str, why: str) -> None:
-    """And reads as having none."""
-    machine = start(stub)
-    machine.set(state)
-    read = machine.read()
-    assert (read["available"], read["why"], read["devices"]) == (False, why, [])
-
-
-def test_a_machine_without_the_library_is_silent(tmp_path: Path, start: Start) -> None:
-    """The usual case on a CPU machine: nothing is printed, nothing raised (-W error in the child)."""
-    machine = start(tmp_path)
-    read = machine.read()
-    if read["available"]:
-        pytest.skip("this machine has NVIDIA's own library in the system's path")
-    assert read["why"] in ("no_library", "no_driver")
-    assert read["devices"] == []
-
-
-def test_pynvml_is_imported_only_when_a_reader_is_opened() -> None:
-    """Machines without a GPU do not pay for it."""
-    script = "import sys, probes.gpu.reader, probes.process; sys.exit('pynvml' in sys.modules)"
-    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)
-
-
-def test_a_reader_that_was_never_opened_reads_nothing() -> None:
-    """Its state is that of a machine without the library."""
-    reader = GpuReader()
+def test_a_machine_without_a_working_gpu_says_why_and_is_looked_at_again(
+    driver: Driver, start: Open, scenario: str, why: GpuFault
+) -> None:
+    """The child ends meanwhile. The driver may be loaded after the daemon has started."""
+    driver.set(scenario)
+    reader = start()
     assert not reader.available
-    assert reader.why is GpuFault.NO_LIBRARY
-    assert reader.read() == GpuReading()
+    assert (reader.why, reader.read().fault, reader.read().devices) == (why, why, ())
+    driver.set(TWO_GPUS)
+    wait_for(reader, lambda r: r.fault is None and r.devices and r.devices[0].used_bytes == 10 * GB, "the GPUs")
+
+
+def test_a_machine_without_the_library_is_silent(
+    tmp_path: Path, start: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The usual case on a CPU machine: nothing is printed, nothing raised."""
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
+    reader = start()
+    if reader.available:
+        pytest.skip("this machine has NVIDIA's own library in the system's path")
+    assert reader.why in (GpuFault.NO_LIBRARY, GpuFault.NO_DRIVER)
+    assert reader.read().devices == ()
+    assert capfd.readouterr() == ("", "")
+
+
+# --- a GPU that is lost -----------------------------------------------------------------------------------------------
+
+
+def test_a_lost_gpu_hides_no_other_and_is_found_again(driver: Driver, start: Open) -> None:
+    """By a new handle: the old one never works again. While it is lost it says so, whatever looking it up says."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)[0].fault is None
+    driver.set(TWO_GPUS + "lost 0\n")
+    for _ in range(2):  # found out by its handle, then by looking it up
+        lost, other = read_anew(reader)
+        assert (lost.fault, lost.uuid, lost.total_bytes, lost.processes) == (
+            GpuFault.GPU_LOST,
+            "GPU-stub-0",
+            None,
+            None,
+        )
+        assert (other.used_bytes, other.fault) == (20 * GB, None)
+    assert not reader.lost
+    assert reader.note() == "not read: GPU-stub-0 (gpu_lost)"
+    driver.set(TWO_GPUS)
+    assert [d.used_bytes for d in read_anew(reader)] == [10 * GB, 20 * GB]
+    assert reader.note() is None
+
+
+def test_a_gpu_that_is_no_longer_counted_keeps_its_place(driver: Driver, start: Open) -> None:
+    """NVML opened anew does not count a lost GPU, and the next one gets its index. By its UUID it is still missed."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)[1].fault is None
+    driver.set(TWO_GPUS + "count 1\nlost 1\n")
+    gone = wait_for(reader, lambda r: len(driver.calls("nvmlInitWithFlags")) > 1 and r.fault is None, "opened anew")
+    gone = wait_for(reader, lambda r: len(r.devices) == 2 and r.devices[0].used_bytes == 10 * GB, "both are told")
+    assert (gone.devices[1].uuid, gone.devices[1].fault) == ("GPU-stub-1", GpuFault.GPU_LOST)
+    driver.set(TWO_GPUS)
+    wait_for(reader, lambda r: [d.used_bytes for d in r.devices] == [10 * GB, 20 * GB], "it is back")
+
+
+# --- a driver that does not answer ------------------------------------------------------------------------------------
+
+
+def children(driver: Driver) -> list[int]:
+    """Pids of those that opened NVML, in order."""
+    return list(dict.fromkeys(call.pid for call in driver.calls("nvmlInitWithFlags")))
+
+
+@pytest.mark.slow
+def test_a_call_that_hangs_is_named_and_its_child_is_left_behind_once(driver: Driver, start: Open) -> None:
+    """Its successor reads the other device meanwhile, and when it hangs too, it stays: whatever comes, there is no
+    third. When the driver answers, the incident is over."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)[0].fault is None
+    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2 0\n")
+    reading = wait_for(reader, lambda r: r.fault is not None, "the hang is noticed")
+    assert (reading.fault, reading.call) == (GpuFault.DRIVER_UNRESPONSIVE, "nvmlDeviceGetMemoryInfo")
+    assert reading.stuck_s is not None
+    assert reading.stuck_s >= QUICK.deadline_s
+    device = reading.devices[0]
+    assert (device.fault, device.used_bytes, device.uuid) == (GpuFault.DRIVER_UNRESPONSIVE, None, "GPU-stub-0")
+    assert "nvmlDeviceGetMemoryInfo has not returned" in str(reader.note())
+    wait_until(lambda: len(children(driver)) == 2, "a second child")
+    first, second = children(driver)
+    count = len(driver.calls("nvmlDeviceGetMemoryInfo_v2", "1"))
+    wait_until(lambda: len(driver.calls("nvmlDeviceGetMemoryInfo_v2", "1")) > count + 3, "the other device is read")
+    assert reader.read().devices[1].used_bytes == 20 * GB
+    assert not reader.available
+    wait_until(lambda: second in {c.pid for c in driver.calls("nvmlDeviceGetMemoryInfo_v2", "0")}, "asked again")
+    time.sleep(QUICK.deadline_s + 2.0)  # beyond the deadline and a beat: time enough to do something rash
+    assert (children(driver), is_running(second)) == ([first, second], True)
+    driver.set(TWO_GPUS)
+    wait_for(reader, lambda r: r.fault is None and r.devices[0].used_bytes == 10 * GB, "the driver answers again")
+    assert (children(driver), reader.note()) == ([first, second], None)
+
+
+@pytest.mark.slow
+def test_a_hang_while_nvml_is_opened_delays_nobody_for_long(driver: Driver, start: Open) -> None:
+    """No first burst waits longer than it may, and reading never waits."""
+    driver.set(TWO_GPUS + "hang nvmlInitWithFlags\n")
+    reader = start(Rhythm(memory_s=0.05, lists_s=0.15, open_deadline_s=0.5, ready_s=30.0))
+    began = time.monotonic()
+    reader.read()
+    assert time.monotonic() - began < 0.2
+    with reader.burst(None):
+        assert time.monotonic() - began < 10.0  # and not ready_s: the hang is known by then
+    assert (reader.why, reader.read().call) == (GpuFault.DRIVER_UNRESPONSIVE, "nvmlInit")
+    driver.set(TWO_GPUS)
+    wait_for(reader, lambda r: r.fault is None and r.devices and r.devices[0].used_bytes, "it is opened after all")
+
+
+@pytest.mark.slow
+def test_a_child_that_does_not_end_is_left_alone(driver: Driver, start: Open) -> None:
+    """A stopped process stands for one in state D: it says nothing, heeds no SIGTERM and no end of its pipe, and only
+    SIGKILL would end it. It gets none, not even when the daemon ends."""
+    driver.set(TWO_GPUS)
+    reader = start(Rhythm(memory_s=0.05, silent_s=2.0))
+    assert read_anew(reader)
+    [pid] = children(driver)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        reading = wait_for(reader, lambda r: r.fault is not None, "the silence is noticed")
+        assert (reading.fault, reading.call) == (GpuFault.DRIVER_UNRESPONSIVE, "the whole NVML process")
+        wait_for(reader, lambda r: r.fault is None and r.devices[0].used_bytes, "another child answers")
+        reader.close()
+        assert is_running(pid)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    wait_until(lambda: not is_running(pid), "it ends by the SIGTERM that waited for it")
     reader.close()
 
 
-class FixedGpu(GpuReader):
-    """Stands in for a GPU that lists this process."""
+def test_a_child_that_dies_is_started_again(driver: Driver, start: Open) -> None:
+    """It was its own end, so this is no replacement."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)
+    for _ in range(2):
+        pid = children(driver)[-1]
+        os.kill(pid, signal.SIGKILL)
+        wait_for(reader, lambda r: r.fault is GpuFault.FAILED and r.devices[0].used_bytes is None, "it is missed")
+        wait_for(reader, lambda r: r.fault is None and r.devices[0].used_bytes == 10 * GB, "another one reads")
+        assert pid != children(driver)[-1]
 
-    available = True
 
-    def read(self) -> GpuReading:
-        device = DeviceReading(index=0, total_bytes=80 * GB, used_bytes=9 * GB, processes={os.getpid(): 3 * GB})
-        return GpuReading(devices=(device,))
+@pytest.mark.slow
+@pytest.mark.parametrize("hang", ["", "hang nvmlDeviceGetMemoryInfo_v2\n"], ids=["idle", "in_a_call"])
+def test_the_child_ends_when_the_daemon_is_killed(driver: Driver, hang: str) -> None:
+    """Even in the middle of a call, which no pipe can interrupt."""
+    driver.set(TWO_GPUS + hang)
+    script = "import time; from probes.gpu.reader import GpuReader; GpuReader().read(); time.sleep(60)"
+    daemon = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
+    wait_until(lambda: driver.calls("nvmlDeviceGetMemoryInfo_v2"), "the child reads")
+    daemon.kill()
+    daemon.wait(10)
+    [pid] = children(driver)
+    wait_until(lambda: not is_running(pid), "it ends")
 
 
-def test_gpu_figures_join_the_workers_memory_sample() -> None:
-    """By pid, beside the figures of the host."""
-    watch = WorkerWatch(ProcessSpec(parent_pid=os.getpid(), workers="self"), target="toy", gpu=FixedGpu())
-    [sample] = watch.sample(now=1.0)
-    assert (sample.gpu_used_bytes, sample.gpu_capacity_bytes, sample.device_used_bytes) == (3 * GB, 80 * GB, 9 * GB)
-    assert sample.host_anon_bytes is not None
+def test_closing_ends_the_child(driver: Driver, start: Open) -> None:
+    """At once, and twice does no harm."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)
+    reader.close()
+    reader.close()
+    assert not is_running(children(driver)[0])
+
+
+# --- what the child is ------------------------------------------------------------------------------------------------
+
+
+def test_the_child_is_small_and_gets_no_secrets(
+    driver: Driver, start: Open, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No libraries of the daemon's; what it may say goes to nobody's standard output."""
+    monkeypatch.setenv("HOOK_SECRET", "hush")
+    driver.set(TWO_GPUS)
+    reader = start(withheld=frozenset({"HOOK_SECRET"}))
+    assert read_anew(reader)
+    [pid] = children(driver)
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    assert b"NVML_STUB_STATE" in environment
+    assert b"HOOK_SECRET" not in environment
+    loaded = Path(f"/proc/{pid}/maps").read_text()
+    assert "libnvidia-ml" in loaded
+    assert not any(heavy in loaded for heavy in ("numpy", "sqlalchemy", "pydantic"))
+    resident = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
+    assert int(resident.split()[1]) < 32_000  # kB
+    reader.close()
+    assert capfd.readouterr().out == ""
+
+
+def test_the_daemon_itself_never_loads_pynvml() -> None:
+    """All that it imports stays without it, and a reader that nobody asks starts nothing."""
+    script = (
+        "import sys, watchdog.daemon, probes.gpu.reader as r; r.GpuReader().close(); sys.exit('pynvml' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=ROOT, timeout=60)
+
+
+# --- Xids -------------------------------------------------------------------------------------------------------------
+
+
+def test_each_xid_is_an_event_of_its_own(driver: Driver, start: Open) -> None:
+    """A repeat of the same number counts; a lost device's last word is told with its UUID; before the start is over."""
+    driver.set(TWO_GPUS + "xid 1 0 13\n")
+    reader = start()
+    watched = wait_for(reader, lambda r: r.xid_watched, "they are waited for")
+    assert watched.xid_watched == {"GPU-stub-0", "GPU-stub-1"}
+    began = time.time()
+    driver.set(TWO_GPUS + "xid 1 0 13\nxid 2 1 31\nxid 3 1 31\nxid 4 0 79\nlost 0\n")
+    reading = wait_for(reader, lambda r: len(r.xids) == 3, "three events")
+    assert [(x.device, x.xid) for x in reading.xids] == [("GPU-stub-1", 31), ("GPU-stub-1", 31), ("GPU-stub-0", 79)]
+    assert all(began - 1 <= x.at <= time.time() for x in reading.xids)
+    assert reading.xid_counts == {("GPU-stub-1", 31): 2, ("GPU-stub-0", 79): 1}
+
+
+def test_devices_that_tell_no_xids_are_said(driver: Driver, start: Open) -> None:
+    """No news from them is no good news."""
+    driver.set(TWO_GPUS + "value nvmlDeviceGetSupportedEventTypes 0 0\n")
+    reading = wait_for(start(), lambda r: r.xid_watched, "the other is waited for")
+    assert reading.xid_watched == {"GPU-stub-1"}
+
+
+# --- canaries ---------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_read_during_a_burst_on_the_device(driver: Driver, start: Open) -> None:
+    """Of the other device everything is, and afterwards of this one too."""
+    driver.set(TWO_GPUS)
+    reader = start(Rhythm(memory_s=0.02, lists_s=0.05, patience_s=20.0))
+    read_anew(reader)
+    with reader.burst(frozenset({"GPU-stub-0"})):
+        began = time.monotonic()
+        wait_until(lambda: len([c for c in driver.calls(device="1") if c.at_s > began]) > 10, "the other is read")
+        ended = time.monotonic()
+    assert not [c for c in driver.calls(device="0") if began <= c.at_s <= ended]
+    wait_until(lambda: [c for c in driver.calls(device="0") if c.at_s > ended], "it is read again")
+
+
+def test_a_burst_waits_for_a_reading_that_is_under_way(driver: Driver, start: Open) -> None:
+    """But not for one that hangs."""
+    driver.set(TWO_GPUS)
+    reader = start(Rhythm(memory_s=0.05, lists_s=0.05, deadline_s=20.0))
+    read_anew(reader)
+    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2\n")
+    count = len(driver.calls("nvmlDeviceGetMemoryInfo_v2"))
+    wait_until(lambda: len(driver.calls("nvmlDeviceGetMemoryInfo_v2")) > count, "a reading is under way")
+    began = time.monotonic()
+    threading.Timer(0.15, driver.set, [TWO_GPUS]).start()
+    with reader.burst(None):
+        waited_s = time.monotonic() - began
+    assert 0.1 < waited_s < 0.5
+    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2\n")
+    count = len(driver.calls("nvmlDeviceGetMemoryInfo_v2"))
+    wait_until(lambda: len(driver.calls("nvmlDeviceGetMemoryInfo_v2")) > count, "a reading is under way")
+    began = time.monotonic()
+    with reader.burst(None):
+        assert time.monotonic() - began < 2.0
+
+
+def test_a_canary_that_hangs_starves_no_reader(driver: Driver, start: Open) -> None:
+    """A reading waits as long as it may, and comes then."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    read_anew(reader)
+    with reader.burst(None):
+        began = time.monotonic()
+        wait_until(lambda: [c for c in driver.calls(device="0") if c.at_s > began + 0.1], "it is read all the same")
+        assert time.monotonic() - began > QUICK.patience_s / 2
+
+
+# --- a real one -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.gpu
 def test_a_real_gpu_is_read() -> None:
     """Total, used and the versions of a device that is really there."""
-    reader = GpuReader.open()
+    reader = GpuReader()
     try:
         if not reader.available:
             if os.environ.get("REQUIRE_GPU") == "1":
@@ -283,4 +552,5 @@ def test_a_real_gpu_is_read() -> None:
         assert reader.driver_version
         assert reader.cuda_version
     finally:
-        reader.close()
+        with suppress(OSError):
+            reader.close()

@@ -15,7 +15,6 @@
  *   lost DEVICE                           every call about it fails with 15, looking it up with 999; when the line is
  *                                         gone a handle from before still fails: the GPU must be looked up again
  *   hang FUNCTION [DEVICE]                the function does not return while this line is there
- *   stuck FUNCTION [DEVICE]               the same, and the process takes no SIGTERM from then on, as in state D
  *
  *   value FUNCTION DEVICE NUMBER...       what a getter answers, in the order of its output parameters or of its
  *                                         struct's fields; one without such a line answers 3, not supported
@@ -39,7 +38,6 @@
 #include "stub.h"
 
 #include <pthread.h>
-#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -211,12 +209,8 @@ struct call enter(const char *function, const void *handle, int has_handle)
     else if (has_handle)
         snprintf(call.device, sizeof call.device, "%u.%u", call.index, call.slot);
     record(&call);
-    while (is_listed("hang", &call) || is_listed("stuck", &call)) {
-        if (is_listed("stuck", &call))
-            signal(SIGTERM, SIG_IGN);
+    while (is_listed("hang", &call))
         rest(20);
-        look();
-    }
     call.code = failure(&call);
     if (has_handle && !call.code) {
         if (call.index >= DEVICES || call.slot > SLOTS)
