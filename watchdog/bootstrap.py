@@ -122,7 +122,7 @@ def build_target(
     replaces: the object that stood for it until now."""
     gpu = None
     if section.device != "cpu":
-        gpu = TargetGpu(shared.gpu, devices=section.gpu.devices or ())
+        gpu = TargetGpu(shared.gpu, devices=section.gpu.devices)
     workers = None
     if section.process is not None:
         spec = ProcessSpec(**section.process.model_dump())

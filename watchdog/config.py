@@ -151,7 +151,7 @@ class ProcessSection(Section):
 
 
 class GpuSection(Section):
-    devices: Annotated[list[Device], Field(min_length=1)] | None = None
+    devices: list[Device] = Field(default_factory=list)
     xid: dict[XidCode, Literal["restart_app", "reset_gpu", "reboot", "workflow", "ignore"]] = Field(
         default_factory=dict
     )

@@ -246,6 +246,8 @@ def test_driver_call_hangs(machine: Machine) -> None:
     assert "nvmlDeviceGetMemoryInfo does not return" in str(gpu.evidence["detail"])
     machine.driver.set(WELL)
     wait_until(lambda: machine.reader.read().stuck_s is None, "it answers again")
+    first = machine.driver.calls()[0].pid
+    wait_until(lambda: not Path(f"/proc/{first}").exists(), "the child that was left behind has ended")
 
 
 def test_nvml_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database: Database) -> None:
