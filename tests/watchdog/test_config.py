@@ -118,8 +118,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "an Xid asks for what nobody knows": (
         TARGET + '[target.gpu]\nxid = { 109 = "ignored" }',
         [
-            "target[m].gpu.xid.109: must be 'restart_app', 'reset_gpu', 'reboot', 'workflow' or 'ignore'"
-            " (given: 'ignored')"
+            (
+                "target[m].gpu.xid.109: must be 'restart_app', 'reset_gpu', 'reboot', 'workflow' or 'ignore'"
+                " (given: 'ignored')"
+            )
         ],
     ),
     "an Xid is no number": (
