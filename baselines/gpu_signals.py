@@ -125,7 +125,7 @@ _ROWS: tuple[Signal, ...] = (
         cause=Cause.HARDWARE,
         level=Level.PAGE,
         recycle=Recycle.FUTILE,
-        advice="drain the GPU and reset it soon: nvidia-smi --gpu-reset -i INDEX; a recycle cannot help",
+        advice="drain the GPU and reset it soon: nvidia-smi --gpu-reset -i INDEX",
         source="NVIDIA GPU memory error management",
     ),
     Signal(

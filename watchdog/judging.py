@@ -84,8 +84,9 @@ def judge_devices(connection: Connection, sample: GpuSample, target: Target, *, 
         reason = Reason.GPU_NOT_READ if sample.stuck_s is None else Reason.DRIVER_UNRESPONSIVE
         unknown = [watch.cannot_tell(reason, now=now) for watch in target.devices.values()]
         return verdicts + [verdict for verdict in unknown if verdict is not None]
-    known = gpu_store.xids_since(connection, now - XID_STANDS_S)
-    xids = sorted({*known, *sample.xids}, key=lambda xid: xid.at)
+    oldest = now - XID_STANDS_S
+    told = [xid for xid in sample.xids if xid.at >= oldest]
+    xids = sorted({*gpu_store.xids_since(connection, oldest), *told}, key=lambda xid: xid.at)
     around = _around(connection, target, now=now)
     keys = {device.uuid or f"gpu {device.index}": device for device in sample.devices}
     for gone in target.devices.keys() - keys.keys():

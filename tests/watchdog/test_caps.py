@@ -23,6 +23,8 @@ CAPS = {
     "rollups": MAX_ROWS,
     "memory_rollups": MAX_ROWS,
     "lives": retention.KEPT_LIVES,
+    "gpu_devices": retention.KEPT_DEVICES,
+    "gpu_xids": retention.KEPT_XIDS,
     "baselines": retention.KEPT_BASELINES,
     "promotions": retention.KEPT_PROMOTIONS,
     "snapshots": retention.KEPT_SNAPSHOTS,

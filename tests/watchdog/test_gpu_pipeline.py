@@ -6,11 +6,16 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from builders import NOW
+from builders import NOW, make_incident
 from pipeline_stage import HUNG, Bench
 from prometheus_client import CollectorRegistry
 
+from alerts import store as alert_store
+from alerts.episode import Trigger
+from alerts.gate import gather_facts
+from alerts.incident import Incident
 from alerts.incident import State as IncidentState
+from alerts.recycle_requests import request
 from baselines.database import Database
 from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.gpu.reading import Xid
@@ -242,3 +247,46 @@ def test_the_counters_of_a_target_go_with_it() -> None:
     assert metrics.registry.get_sample_value("watchdog_gpu_throttle_seconds_total", labels) is None
     metrics.observe_gpu(sample)
     assert metrics.registry.get_sample_value("watchdog_gpu_throttle_seconds_total", labels) is None
+
+
+def gate(bench: GpuBench, trigger: Trigger, incident: Incident | None = None) -> str | None:
+    """What stands in the way of a recycle, as the gate sees it."""
+    asked = request(
+        "chat", trigger, "leaking", incident.id if incident else None, now=bench.clock.at, new_id=lambda: "asked"
+    )
+    with bench.database.read() as connection:
+        return gather_facts(connection, asked, bench.target, now=bench.clock.at).hardware
+
+
+@pytest.mark.parametrize(
+    ("figures", "leak", "fault"),
+    [
+        ({}, None, None),
+        ({"hw_thermal_s": 10_000.0}, None, None),
+        ({"row_remap_pending": 1}, None, "memory_repair_pending"),
+        ({"recovery_action": 1}, "gpu_reset_needed", "gpu_reset_needed"),
+    ],
+)
+def test_the_gate_knows_what_a_recycle_cannot_help(
+    bench: GpuBench, figures: dict[str, Any], leak: str | None, fault: str | None
+) -> None:
+    """Held back: all but one for a leak, or for age. Blocked: those too."""
+    bench.see(**figures)
+    incidents = {check: make_incident(f"i-{check}", check=check) for check in (Check.MEMORY, Check.LATENCY)}
+    with bench.database.write() as connection:
+        for incident in incidents.values():
+            alert_store.save_incident(connection, incident)
+    assert gate(bench, Trigger.INCIDENT, incidents[Check.LATENCY]) == fault
+    assert gate(bench, Trigger.INCIDENT, incidents[Check.MEMORY]) == leak
+    assert gate(bench, Trigger.AGE) == leak
+
+
+def test_a_driver_that_may_only_be_slow_holds_recycles_back_already(bench: GpuBench) -> None:
+    """Killing a client of a driver that hangs may freeze the GPU."""
+    bench.clock.at += 15
+    hung = GpuSample(target="chat", at=bench.clock.at, fault="driver_unresponsive", call="x", stuck_s=15.0)
+    bench.pipeline.take_gpu(hung)
+    assert bench.incidents == []
+    assert gate(bench, Trigger.AGE) == "driver_unresponsive"
+    bench.see()
+    assert gate(bench, Trigger.AGE) is None
