@@ -93,8 +93,8 @@ class DeviceWatch:
         for name, norm in NORMS.items():
             self._follow(name, norm, self._figure(name, sample), sample.at)
 
-    def judge(self, xids: Sequence[XidEvent], around: Around, *, now: float) -> Verdict:
-        """The verdict on the device; ValueError before the first sample."""
+    def judge(self, xids: Sequence[XidEvent], around: Around, *, now: float) -> Verdict | None:
+        """The verdict on the device, see `hardware.judge_gpu`; ValueError before the first sample."""
         if not self._samples:
             raise ValueError("no sample of this device was taken")
         view = View(samples=tuple(self._samples), now=now, xids=xids, around=around, moved=self._moved())
@@ -151,7 +151,7 @@ class DeviceWatch:
 
     def _figure(self, name: str, sample: DeviceSample) -> float | None:
         if name == "others":
-            return sample.others
+            return None if sample.others is None else sample.others - sample.canaries
         return self._clock_under_load() if name == "sm_clock_mhz" else sample.number(name)
 
     def _clock_under_load(self) -> float | None:

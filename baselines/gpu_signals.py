@@ -223,7 +223,7 @@ _ROWS: tuple[Signal, ...] = (
     Signal(
         reason=Reason.HOT,
         figures=(
-            *("sw_thermal_s", "temperature_margin_c", "slowdown_offset_c", "temperature_c", "slowdown_c"),
+            *("sw_thermal_s", "thermal_s", "temperature_margin_c", "slowdown_offset_c", "temperature_c", "slowdown_c"),
             "clock_event_reasons",
         ),
         meaning="the driver lowers clocks for heat, or is about to",
@@ -233,7 +233,7 @@ _ROWS: tuple[Signal, ...] = (
         level=Level.INFO,
         recycle=Recycle.NO_USE,
         advice="look at the room, fans and airflow",
-        source=f"{_NVML}, fields 194 and 269; {_GPUD} temperature",
+        source=f"{_NVML}, fields 75, 194 and 269; {_GPUD} temperature",
     ),
     Signal(
         reason=Reason.POWER_CAPPED,

@@ -26,7 +26,8 @@ def _throttled(view: View) -> Finding | None:
 
 
 def _hot(view: View) -> Finding | None:
-    slowed = _held_down(view, Reason.HOT, ("sw_thermal_s",), _SW_THERMAL_BIT, "the driver slows it down for heat")
+    counter = "thermal_s" if view.number("sw_thermal_s") is None else "sw_thermal_s"
+    slowed = _held_down(view, Reason.HOT, (counter,), _SW_THERMAL_BIT, "it is slowed down for heat")
     if slowed is not None:
         return slowed
     since = _near_slowdown_since(view)

@@ -25,8 +25,9 @@ def find(view: View) -> list[Finding]:
     return sorted(found, key=lambda f: (-SIGNALS[f.reason].level.rank, order.index(f.reason)))
 
 
-def judge_gpu(view: View, findings: Sequence[Finding], *, target: str) -> Verdict:
-    """The verdict on one device, of what `find` found. A device of which nothing can be read is UNKNOWN.
+def judge_gpu(view: View, findings: Sequence[Finding], *, target: str) -> Verdict | None:
+    """The verdict on one device, of what `find` found. A device that should be read and cannot be is UNKNOWN; of one
+    that answers and has no figure of health at all, as in some virtual machines, there is none.
 
     A reading that only partly failed is judged on what is there.
     """
@@ -44,7 +45,9 @@ def judge_gpu(view: View, findings: Sequence[Finding], *, target: str) -> Verdic
     if not findings:
         if any(isinstance(value, (int, float)) for value in newest.figures.values()):
             return verdict
-        why = newest.fault or newest.figures.get("fault") or "nothing is told"
+        why = newest.fault or newest.figures.get("fault") or ("not read yet" if not newest.figures else None)
+        if why is None:
+            return None
         evidence = {**about, "fault": str(why)}
         return replace(verdict, status=Status.UNKNOWN, reason=Reason.GPU_NOT_READ, evidence=evidence)
     first = findings[0]

@@ -298,7 +298,11 @@ class Daemon:
 
     def _gpu_note(self) -> str | None:
         """Where no target may be on a GPU, NVML is not asked."""
-        return self._gpu.note() if any(t.gpu is not None for t in self._current.targets.values()) else None
+        targets = {name: t.gpu for name, t in self._current.targets.items() if t.gpu is not None}
+        notes = [f"{name}: {note}" for name, gpu in targets.items() if (note := gpu.note()) is not None]
+        if targets and (note := self._gpu.note()) is not None:
+            notes.insert(0, note)
+        return "; ".join(notes) or None
 
     def _judge_problem(self) -> str | None:
         return None if self._judge.is_alive() else "the judge thread has ended; restart the daemon"

@@ -96,7 +96,8 @@ def judge_devices(connection: Connection, sample: GpuSample, target: Target, *, 
             remembered = gpu_store.remembered_device(connection, target.name, key)
             target.devices[key] = DeviceWatch(target.name, remembered)
         target.devices[key].take(device)
-        verdicts.append(target.devices[key].judge(xids, around, now=now))
+        if (verdict := target.devices[key].judge(xids, around, now=now)) is not None:
+            verdicts.append(verdict)
     return verdicts
 
 

@@ -24,8 +24,9 @@ def needs_restart(before: Config, after: Config) -> list[str]:
         problems.append(f"store.url: needs a restart (in use: {before.store.url}, given: {after.store.url})")
     if before.web.listen != after.web.listen:
         problems.append(f"web.listen: needs a restart (in use: {before.web.listen}, given: {after.web.listen})")
-    if before.nvml != after.nvml:
-        problems.append("nvml: needs a restart")
+    for key, used in before.nvml:
+        if (given := getattr(after.nvml, key)) != used:
+            problems.append(f"nvml.{key}: needs a restart (in use: {used:g} s, given: {given:g} s)")
     return problems
 
 

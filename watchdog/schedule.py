@@ -5,8 +5,8 @@
 - misfire_grace_time = one interval: a run that could not even start within its interval is skipped; the next is due.
 - A target that timed out, or took as long, costs no other target its thread: until it answers in time it gets one
   request an interval, from a pool of its own.
-- Memory has a pool of its own too: a call into a wedged GPU driver may never return. So has what the clock asks for,
-  which only enqueues: the tick shows that the schedule lives, however many probes hang.
+- Memory has a pool of its own too: it looks at every process of the machine. So has what the clock asks for, which only
+  enqueues: the tick shows that the schedule lives, however many probes hang.
 - APScheduler goes by the wall clock: when that is set, every job is due anew within its interval, else a clock set back
   by an hour would stop all probes for an hour. Lateness is measured on the monotonic clock.
 - A target that is being recycled is left alone: its canaries are the recycler's then.

@@ -139,8 +139,15 @@ class Target:
             return None
         host = Host()
         pids = {pid for life in self.known_lives() or () for pid in (life.pid, *host.namespace_pids(life.pid))}
+        listed = {pid for device in reading.devices for pid in device.processes or ()}
+        stats = [stat for pid in listed if (stat := host.stat(pid)) is not None]
         return sample_of(
-            reading, target=self.name, pids=frozenset(pids), all_its_own=self.gpu.knows_devices, now=self.now()
+            reading,
+            target=self.name,
+            pids=frozenset(pids),
+            all_its_own=self.gpu.knows_devices,
+            now=self.now(),
+            started=[stat.pid for stat in stats if stat.parent_pid == os.getpid()],
         )
 
     def device_findings(self) -> list[Finding]:

@@ -26,6 +26,7 @@ _SRAM_V1 = 0x1000068  # nvmlEccSramErrorStatus_v1
 _FIELDS: tuple[tuple[str, int, float], ...] = (
     ("recovery_action", 230, 1),
     ("power_cap_s", 74, 1e-9),  # PERF_POLICY_POWER, the same as CLOCKS_EVENT_REASON_SW_POWER_CAP; nanoseconds
+    ("thermal_s", 75, 1e-9),  # PERF_POLICY_THERMAL: heat, whoever slows down for it
     ("sw_thermal_s", 269, 1e-9),
     ("hw_thermal_s", 270, 1e-9),
     ("power_brake_s", 271, 1e-9),

@@ -110,6 +110,11 @@ class Known:
         with self._lock:
             return all(place.listed_at is not None and place.listed_at >= at for place in self._places)
 
+    def suspect(self, place: Place, *, until: float) -> None:
+        """Leave it alone until then, for the sake of the others; where there are none it may as well be asked."""
+        with self._lock:
+            place.due = until if len(self._places) > 1 else place.due
+
     def take(self, place: Place, devices: Sequence[DeviceReading], *, lists: bool, now: float, due: float) -> bool:
         """A reading. True when the driver was stuck and with this is no more. lists: processes and health came too."""
         with self._lock:

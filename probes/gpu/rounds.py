@@ -2,7 +2,7 @@
 
 - A call that does not return in time is a wedged driver: DRIVER_UNRESPONSIVE, with the call's name. The child is left
   behind, with a SIGTERM and never a SIGKILL, and one other is started. If that one hangs too it stays; an answer about
-  the same GPU ends the incident. That GPU is asked again late, so that the others are read meanwhile.
+  the same GPU ends the incident. Where there are others, that GPU is asked again late, so that they are read meanwhile.
 - A child that ends by itself, or finds no driver, is started again ever more rarely.
 - A GPU that stays lost may be there again for a process that opens NVML anew: the child is ended and started.
 """
@@ -23,7 +23,7 @@ from probes.gpu.reading import Xid, decode
 from probes.gpu.rhythm import Rhythm
 from probes.gpu.window import CanaryWindow
 
-_LOOK_S = 0.25  # how long the thread listens before it looks up
+_LOOK_S = 0.5  # how long the thread listens before it looks up
 _GATE_S = 0.05  # the same while a burst is in the way
 _END_S = 1.0  # for a child that may end: at the daemon's own end
 
@@ -113,6 +113,8 @@ class Rounds:
         due = self._known.waiting(now)
         for place in due:
             if self._window.begin_reading(place.uuids, force=now - place.due > self._rhythm.patience_s):
+                if self._known.stuck is not None:
+                    self._window.end_reading()  # no burst waits for what may never end
                 soon_s = self._rhythm.memory_s / 2
                 lists = place.listed_at is None or now - place.listed_at >= self._rhythm.lists_s - soon_s
                 self._request = _Request(place=place, lists=lists, sent_at=now)
@@ -201,7 +203,7 @@ class Rounds:
             return
         self._replaced = True
         if request is not None:
-            request.place.due = now + self._rhythm.suspect_s
+            self._known.suspect(request.place, until=now + self._rhythm.suspect_s)
         self._helper.ask_to_end()
         self._end(in_s=0.0)
 

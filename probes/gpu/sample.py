@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from probes.gpu.nvml import GpuFault
@@ -16,7 +16,8 @@ class DeviceSample:
     index: NVML's, which nvidia-smi shows; it may change with a reboot. uuid: the device for good; None when not told.
     at: when its health was read. figures: `health.read_health`; empty when nothing could be read.
     fault: why the device could not be read; None when it could. others: processes on it, or on the target's slices of
-    it, that are none of the target's; None when it cannot be told who is who.
+    it, that are none of the target's; None when it cannot be told who is who. canaries: those of them that the watchdog
+    started itself, to run models apart from their servers.
     """
 
     index: int
@@ -26,6 +27,7 @@ class DeviceSample:
     figures: Mapping[str, Figure] = field(default_factory=dict)
     fault: str | None = None
     others: int | None = None
+    canaries: int = 0
 
     def number(self, name: str) -> float | None:
         """A figure that is a number; None when it is not known."""
@@ -51,11 +53,20 @@ class GpuSample:
     xids: tuple[Xid, ...] = ()
 
 
-def sample_of(reading: GpuReading, *, target: str, pids: frozenset[int], all_its_own: bool, now: float) -> GpuSample:
+def sample_of(
+    reading: GpuReading,
+    *,
+    target: str,
+    pids: frozenset[int],
+    all_its_own: bool,
+    now: float,
+    started: Collection[int] = (),
+) -> GpuSample:
     """What a reading says about a target.
 
-    pids: of its workers. all_its_own: the devices of the reading are known to be the target's; else only one that is
-    the only GPU of the machine is taken for it. A call that hangs on somebody else's device does not concern it.
+    pids: of its workers. started: pids of our own children. all_its_own: the devices of the reading are known
+    to be the target's; else only one that is the only GPU of the machine is taken for it. A call that hangs on somebody
+    else's device does not concern it.
     """
     gpus = [d for d in reading.devices if d.parent is None]
     parts = {gpu.index: [d for d in reading.devices if d.index == gpu.index] for gpu in gpus}
@@ -66,7 +77,7 @@ def sample_of(reading: GpuReading, *, target: str, pids: frozenset[int], all_its
     return GpuSample(
         target=target,
         at=now,
-        devices=tuple(_device(gpu, parts[gpu.index], pids, now) for gpu in used),
+        devices=tuple(_device(gpu, parts[gpu.index], pids, started, now) for gpu in used),
         fault=fault,
         call=call,
         stuck_s=stuck_s,
@@ -74,7 +85,9 @@ def sample_of(reading: GpuReading, *, target: str, pids: frozenset[int], all_its
     )
 
 
-def _device(gpu: DeviceReading, parts: Sequence[DeviceReading], pids: frozenset[int], now: float) -> DeviceSample:
+def _device(
+    gpu: DeviceReading, parts: Sequence[DeviceReading], pids: frozenset[int], started: Collection[int], now: float
+) -> DeviceSample:
     listed = [set(d.processes) for d in parts if d.processes is not None and pids & set(d.processes)]
     age_s = gpu.processes_age_s if gpu.figures and gpu.processes_age_s is not None else gpu.age_s
     return DeviceSample(
@@ -85,6 +98,7 @@ def _device(gpu: DeviceReading, parts: Sequence[DeviceReading], pids: frozenset[
         figures=gpu.figures,
         fault=gpu.fault if not gpu.figures else None,
         others=sum(len(each - pids) for each in listed) if listed else None,
+        canaries=sum(len(each & set(started)) for each in listed),
     )
 
 

@@ -13,6 +13,12 @@ from probes.gpu.reading import DeviceReading, GpuReading
 from probes.host import Host
 from probes.messages import Life, MemorySample
 
+_CONTAINER: Mapping[PidView | None, str] = {
+    PidView.NO_AMOUNTS: "NVML lists its workers without their memory",
+    PidView.FOREIGN_PIDS: "NVML lists pids of another namespace",
+    PidView.EMPTY: "NVML lists nobody on a GPU that is in use",
+}
+
 
 class TargetGpu:
     """May be asked from several threads.
@@ -72,6 +78,11 @@ class TargetGpu:
         if not reading.devices:
             return ()
         return attribute(reading, [], configured=self._configured, existing=()).missing
+
+    def note(self) -> str | None:
+        """Whether a container hides who uses how much, in words; None when it does not."""
+        words = _CONTAINER.get(self._view)
+        return None if words is None else f"{words} ({self._view}), as in a container; see docs/gpu.md"
 
     def burst(self) -> AbstractContextManager[None]:
         """While a canary measures the target its devices are not read."""

@@ -67,7 +67,9 @@ def judge(
     watch = watch or DeviceWatch("chat")
     for each in samples:
         watch.take(each)
-    return watch.judge(xids, around or Around(), now=samples[-1].at if now is None else now)
+    verdict = watch.judge(xids, around or Around(), now=samples[-1].at if now is None else now)
+    assert verdict is not None
+    return verdict
 
 
 def over(minutes: float, step_s: float = STEP_S, since: float = NOW, **figures: Any) -> list[DeviceSample]:

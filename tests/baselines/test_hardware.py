@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,9 +82,16 @@ def test_a_device_that_cannot_be_read_is_unknown(fault: str) -> None:
     assert (verdict.status, verdict.reason, verdict.evidence["fault"]) == (Status.UNKNOWN, Reason.GPU_NOT_READ, fault)
 
 
-def test_a_device_that_tells_nothing_is_unknown() -> None:
-    """No figure, no fault: there is nothing to judge."""
+def test_a_device_that_was_not_read_is_unknown() -> None:
+    """No figure, no fault: it should be read and is not."""
     assert judge([DeviceSample(index=0, at=NOW)]).status is Status.UNKNOWN
+
+
+def test_of_a_device_without_any_health_nothing_is_said() -> None:
+    """It answers, and has no such figure: what it cannot have is not asked for, and nobody waits for it."""
+    watch = DeviceWatch("chat")
+    watch.take(DeviceSample(index=0, at=NOW, figures=dict.fromkeys(health.NUMBERS)))
+    assert watch.judge([], Around(), now=NOW) is None
 
 
 def test_what_is_not_told_breaks_no_rule() -> None:
@@ -282,6 +290,13 @@ def test_throttling_is_judged_by_its_duration(figure: str, reason: Reason, cause
     assert judge(over(10, **{figure: lambda s: 500 + 0.05 * s})).status is Status.OK
 
 
+def test_older_drivers_tell_one_duration_for_heat() -> None:
+    """Without saying who slows down for it; it is not looked at where they do say."""
+    older = {"sw_thermal_s": None, "hw_thermal_s": None, "power_brake_s": None}
+    assert judge(over(10, thermal_s=lambda s: 0.2 * s, **older)).reason is Reason.HOT
+    assert judge(over(10, thermal_s=lambda s: 0.2 * s)).status is Status.OK
+
+
 def test_throttling_is_told_after_two_minutes_and_ends_after_ten() -> None:
     """Since it began, not since it was seen; and no longer than the window remembers it."""
     began = over(2, hw_thermal_s=lambda s: 100 + s)
@@ -370,6 +385,8 @@ def test_a_neighbour_that_was_always_there_is_nothing_new() -> None:
     assert (verdict.reason, verdict.cause, verdict.level) == (Reason.NEIGHBOUR, Cause.ENVIRONMENT, Level.INFO)
     assert judge([sample(NOW + 30, others=1)], watch=watch).status is Status.OK
     assert judge([sample(NOW + 45, others=None)], watch=watch).status is Status.OK
+    isolated = replace(sample(NOW + 60, others=2), canaries=1)  # the watchdog's own worker of a torch canary
+    assert judge([isolated], watch=watch).status is Status.OK
 
 
 # --- links ------------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ text nvmlDeviceGetVbiosVersion 0 96.00.A5.00.01
 text nvmlDeviceGetGspFirmwareVersion 0 580.65.06
 field 0 230 0
 field 0 74 5000000000
+field 0 75 2500000000
 field 0 269 1500000000
 field 0 270 0
 field 0 271 0
@@ -99,6 +100,7 @@ def test_every_figure_of_a_healthy_device(driver: Driver) -> None:
         {
             "recovery_action": 0,
             "power_cap_s": 5.0,
+            "thermal_s": 2.5,
             "sw_thermal_s": 1.5,
             "hw_thermal_s": 0,
             "power_brake_s": 0,

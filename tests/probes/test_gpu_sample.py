@@ -55,6 +55,13 @@ def test_others_are_counted_where_it_is_known_who_is_who(
     assert device.others == others
 
 
+def test_the_watchdogs_own_children_are_counted_apart() -> None:
+    """An isolated worker is no neighbour; it may all the same be the one that an error hit."""
+    reading = GpuReading(devices=(replace(FIRST, processes={7: 1, 8: 1, 9: 1}),))
+    sample = sample_of(reading, target="chat", pids=frozenset({7}), all_its_own=True, now=NOW, started=[9, 10])
+    assert (sample.devices[0].others, sample.devices[0].canaries) == (2, 1)
+
+
 def test_health_is_the_whole_gpus_and_neighbours_are_the_slices() -> None:
     """Under MIG another slice's process is no neighbour."""
     whole = replace(FIRST, sliced=True, processes=None)

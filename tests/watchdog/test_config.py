@@ -18,6 +18,7 @@ from watchdog.spelling import parse_bytes, parse_duration
 
 CANARY = '[[target.canary]]\nurl = "http://127.0.0.1:8000/predict"\n'
 TARGET = f'[[target]]\nname = "m"\n{CANARY}'
+DEVICE = 'must be a UUID like "GPU-..." or "MIG-...", as nvidia-smi -L shows them, or an index like 0'
 DURATION = 'must be a duration like "500ms", "30s", "10m", "4h" or "7d", or a number of seconds'
 SIZE = 'must be a size like "16MB" or "8GiB", or a number of bytes'
 NAME = "must be 1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit"
@@ -54,7 +55,10 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         ["target[m].canary: must be a list of tables: write [[target.canary]], not [target.canary]"],
     ),
     "target is a number": ("target = 3", ["target: must be a list (given: 3)"]),
-    "unknown section": (TARGET + "[servers]\n", ["servers: unknown key; allowed: store, web, log, notifier, target"]),
+    "unknown section": (
+        TARGET + "[servers]\n",
+        ["servers: unknown key; allowed: store, web, log, nvml, notifier, target"],
+    ),
     "unknown key, its whole path": (
         TARGET + "[target.canary.expect]\nrtool = 1",
         [f"target[m].canary[0].expect.rtool: unknown key; allowed: {EXPECT_KEYS}"],
@@ -158,6 +162,19 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "name with a space": (
         TARGET.replace('"m"', '"my model"'),
         [f"target[my model].name: {NAME} (given: 'my model')"],
+    ),
+    "index of no GPU": (TARGET + "[target.gpu]\ndevices = [-1]", [f"target[m].gpu.devices[0]: {DEVICE} (given: -1)"]),
+    "name of a GPU": (
+        TARGET + '[target.gpu]\ndevices = ["GPU-1f", "H200"]',
+        [f"target[m].gpu.devices[1]: {DEVICE} (given: 'H200')"],
+    ),
+    "unknown key of NVML": (
+        TARGET + "[nvml]\nretries = 3",
+        ["nvml.retries: unknown key; allowed: interval, lists, deadline"],
+    ),
+    "unknown key of a target's GPUs": (
+        TARGET + "[target.gpu]\ndevice = 0",
+        ["target[m].gpu.device: unknown key; allowed: devices, xid"],
     ),
     "name of a command": (
         TARGET.replace('"m"', '"list"'),

@@ -178,7 +178,7 @@ def test_where_the_gpu_cannot_tell_nothing_changes(bench: GpuBench) -> None:
     bench.slow(0.08, 5)
     (latency,) = bench.incidents
     assert latency.cause is Cause.UNKNOWN
-    assert bench.verdicts(Check.GPU)[-1] == (Status.UNKNOWN, Reason.GPU_NOT_READ)
+    assert bench.verdicts(Check.GPU) == [(Status.OK, Reason.GOOD)]  # of the driver; the device has nothing to judge
 
 
 def test_a_lost_gpu_explains_the_time_outs_and_no_recycle_is_asked_for(bench: GpuBench) -> None:

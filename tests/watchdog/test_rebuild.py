@@ -133,10 +133,13 @@ def test_what_needs_a_restart_is_named_with_both_values() -> None:
     """All of it at once; another spelling of the same file is no change."""
     store = {"url": "sqlite:///one.db"}
     before = make_config(target("a"), store=store, web={"listen": "127.0.0.1:1"})
-    after = make_config(target("a"), store={"url": "sqlite:///two.db"}, web={"listen": "127.0.0.1:2"})
+    after = make_config(
+        target("a"), store={"url": "sqlite:///two.db"}, web={"listen": "127.0.0.1:2"}, nvml={"lists": 30}
+    )
     assert needs_restart(before, after) == [
         "store.url: needs a restart (in use: sqlite:///one.db, given: sqlite:///two.db)",
         "web.listen: needs a restart (in use: 127.0.0.1:1, given: 127.0.0.1:2)",
+        "nvml.lists: needs a restart (in use: 15 s, given: 30 s)",
     ]
     other = make_config(target("a"), store=store | {"samples": "3d"}, web={"listen": "127.0.0.1:1"})
     assert needs_restart(before, other) == []

@@ -41,7 +41,7 @@ def run(
 
 
 def _end(code: ExitCode) -> NoReturn:
-    """At once. The interpreter would now wait for probes that hang, which may be for ever (a wedged GPU driver).
+    """At once. The interpreter would now wait for probes that hang, which may be for long.
 
     All that counts is on disk, and whoever sent SIGTERM has a deadline too.
     """
