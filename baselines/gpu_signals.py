@@ -135,7 +135,7 @@ _ROWS: tuple[Signal, ...] = (
         rule="Xid 13 or 31 three times in a day, more than a minute apart, on one device only",
         cause=Cause.HARDWARE,
         level=Level.PAGE,
-        recycle=Recycle.FUTILE,
+        recycle=Recycle.NO_USE,
         advice="move the model to another GPU; when the error stays behind, have this one tested and replaced",
         source="NVSentinel ADR-014",
     ),

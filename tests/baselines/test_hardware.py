@@ -452,6 +452,7 @@ def test_a_library_that_cannot_be_used_is_unknown(fault: str) -> None:
         (Reason.GPU_RESET_NEEDED, True, True),
         (Reason.ECC_UNCORRECTED, True, False),
         (Reason.MEMORY_REPAIR_PENDING, True, False),
+        (Reason.XID_REPEATED, False, False),  # on the only GPU it may be the application's all the same
         (Reason.THROTTLED, False, False),
         (Reason.CONTEXT_POISONED, False, False),
         (Reason.GPU_NOT_READ, False, False),
