@@ -185,7 +185,7 @@ class Effects:
             target = self._targets.get(verdict.target)
             if verdict.check not in (Check.MEMORY, Check.GPU) or verdict.reason is Reason.NO_DATA or target is None:
                 continue
-            if now - verdict.at > GONE_S + 2 * target.policies.leak.judge_every_s:
+            if now - verdict.at > GONE_S + 2 * max(target.policies.leak.judge_every_s, target.memory_interval_s):
                 self._forget(connection, verdict.target, verdict.check, verdict.subject)
 
     def _forget(self, connection: Connection, target: str, check: Check, subject: str) -> None:

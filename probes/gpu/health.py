@@ -244,10 +244,14 @@ def _field(field: Any, factor: float, *, signed: bool = False) -> Figure:
         return None
     member = _UNION[field.valueType]
     value = getattr(field.value, member)
-    if signed:  # a small negative number; some drivers say that it is unsigned
-        value = value - 2**32 if member == "uiVal" and value >= 2**31 else value
-        return _scaled(value, -200, 200, factor)
-    return _scaled(value, 0, _MOST_32 if member in _OF_32_BITS else _MOST, factor)
+    bits = 32 if member in _OF_32_BITS else 64
+    if not signed:
+        return _scaled(value, 0, _MOST_32 if bits == 32 else _MOST, factor)
+    if (
+        2 ** (bits - 1) <= value < 2**bits - 1
+    ):  # a small negative number that is said to be unsigned; all ones is a blank
+        value -= 2**bits
+    return _scaled(value, -200, 200, factor)
 
 
 def _scaled(value: Any, least: float, most: float, factor: float) -> Figure:

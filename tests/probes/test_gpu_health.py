@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import pytest
 from nvml_stage import Driver, build_stub
 
 from probes.gpu import health
+from probes.gpu.nvml import Nvml
 
 ROOT = Path(__file__).parents[2]
 ONE_GPU = "device 0 1000 10 100\n"
@@ -220,6 +223,15 @@ def test_what_cannot_be_true_is_no_figure(driver: Driver, line: str, figure: str
     assert read()[0][figure] is None
 
 
+@pytest.mark.parametrize(
+    ("said", "offset"), [("-3", -3), (str(2**64 - 3), -3), ("0", 0), ("max", None), ("4000", None)]
+)
+def test_an_offset_may_be_negative(driver: Driver, said: str, offset: int | None) -> None:
+    """Whatever type the driver says that it has."""
+    driver.set(ONE_GPU + f"field 0 194 {said}\n")
+    assert read()[0]["slowdown_offset_c"] == offset
+
+
 def test_each_field_has_a_return_code_of_its_own(driver: Driver) -> None:
     """The call succeeds; a field that failed in it holds a number that means nothing."""
     driver.set(ONE_GPU + "field 0 230 1 999\nfield 0 74 1000000000\n")
@@ -260,6 +272,14 @@ def test_links_are_asked_one_by_one_where_there_is_no_field(driver: Driver) -> N
     assert (figures["nvlinks"], figures["nvlinks_up"], figures["nvlink_errors"]) == (2, 1, None)
 
 
+def test_errors_of_links_are_added_up_where_there_is_no_total(driver: Driver) -> None:
+    """From the fourth generation on only each link tells its own: the stub's three all say the same."""
+    driver.set(ONE_GPU + "field 0 91 3\nfield 0 165 1\nfield 0 161 5\nfield 0 162 1\nfield 0 163 100\n")
+    (figures,) = read()
+    wanted = ("nvlinks", "nvlinks_up", "nvlink_errors", "nvlink_crc_errors")
+    assert [figures[name] for name in wanted] == [3, 3, 18, 300]
+
+
 @pytest.mark.parametrize(
     ("scenario", "fault"),
     [
@@ -284,3 +304,30 @@ def test_a_fault_is_named_and_hides_no_other_figure(driver: Driver, scenario: st
     assert figures["fault"] == fault
     if "lost" not in scenario:
         assert figures["temperature_c"] == 61
+
+
+@pytest.mark.gpu
+def test_a_real_device_tells_what_the_rules_need() -> None:
+    """Plausible figures from NVIDIA's own driver; counters that stand or grow; within milliseconds."""
+    nvml = Nvml.open()
+    if nvml.why is not None:
+        if os.environ.get("REQUIRE_GPU") == "1":
+            pytest.fail(f"REQUIRE_GPU=1 and NVML cannot be used: {nvml.why}")
+        pytest.skip(f"NVML cannot be used: {nvml.why}")
+    handle, fault = nvml.call("nvmlDeviceGetHandleByIndex", 0)
+    assert fault is None
+    memo: health.Memo = {}
+    first = health.read_health(nvml, handle, memo)
+    began = time.monotonic()
+    second = health.read_health(nvml, handle, memo)
+    took_s = time.monotonic() - began
+    nvml.close()
+    print(json.dumps(dict(second), indent=1), f"read in {took_s * 1e3:.1f} ms")
+    assert first["fault"] is None
+    assert first["driver_version"]
+    assert first["cuda_version"]
+    assert 10 <= float(first["temperature_c"] or 0) <= 100
+    for name in ("power_cap_s", "hw_thermal_s", "power_brake_s", "pcie_replays", "ecc_aggregate_corrected"):
+        before, after = first[name], second[name]
+        assert before is None or float(before) <= float(after or 0), name
+    assert took_s < 0.1
