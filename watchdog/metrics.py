@@ -30,15 +30,8 @@ RECYCLE_REASONS = (
 )
 PHASES = ("connect", "first_byte", "last_byte")
 ERROR_PLACES = (
-    "probe",
-    "probe_missed",
-    "probe_overlapped",
-    "memory",
-    "judge",
-    "database",
-    "results_dropped",
-    "recycle",
-    "reload",
+    *("probe", "probe_missed", "probe_overlapped", "memory", "judge", "database", "results_dropped"),
+    *("recycle", "reload"),
 )
 
 
