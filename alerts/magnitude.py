@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from alerts.wording import say_duration, say_size
 from baselines.verdict import Check, Evidence, Reason
@@ -23,6 +23,7 @@ SAID = frozenset(
             "limit_s",
         ),
         *("slope_bytes_per_hour", "slope_low", "slope_high", "used_bytes", "capacity_bytes", "memory_ratio"),
+        *("slope_per_hour", "slope_per_hour_low", "slope_per_hour_high", "used", "capacity"),
         *("limit_ratio", "seconds_to_capacity", "seconds_to_capacity_low", "seconds_to_capacity_high"),
     }
 )
@@ -35,6 +36,10 @@ _CHANNELS: Mapping[object, str] = {
     "host_anon_bytes": "host memory",
     "gpu_used_bytes": "GPU memory",
     "allocated_bytes": "torch's allocator",
+    "reserved_bytes": "what torch's allocator reserves",
+    "outside_torch_bytes": "GPU memory outside torch",
+    "fds": "file descriptors",
+    "threads": "threads",
 }
 
 
@@ -70,18 +75,27 @@ def _say_ratio(evidence: Evidence) -> str:
 
 
 def _say_slope(evidence: Evidence) -> str:
+    say: Callable[[float], str] = say_size
     slope, low, high = (number(evidence, key) for key in ("slope_bytes_per_hour", "slope_low", "slope_high"))
+    used, capacity = number(evidence, "used_bytes"), number(evidence, "capacity_bytes")
+    if slope is None:  # a figure that is counted
+        say = _say_count
+        slope, low, high = (number(evidence, f"slope_per_hour{x}") for x in ("", "_low", "_high"))
+        used, capacity = number(evidence, "used"), number(evidence, "capacity")
     if slope is None:
         return ""
-    interval = f" (interval {say_size(low)} to {say_size(high)})" if low is not None and high is not None else ""
-    said = [f"grows by {say_size(slope)}/h{interval}", *_say_channel(evidence)]
-    used, capacity = number(evidence, "used_bytes"), number(evidence, "capacity_bytes")
+    interval = f" (interval {say(low)} to {say(high)})" if low is not None and high is not None else ""
+    said = [f"grows by {say(slope)}/h{interval}", *_say_channel(evidence)]
     if used is not None:
-        said.append(f"{say_size(used)}{f' of {say_size(capacity)}' if capacity is not None else ''} used")
+        said.append(f"{say(used)}{f' of {say(capacity)}' if capacity is not None else ''} used")
     left_s, soonest_s, latest_s = (number(evidence, f"seconds_to_capacity{x}") for x in ("", "_low", "_high"))
     if left_s is not None:
         said.append(f"full in {say_duration(left_s)}{_say_span(soonest_s, latest_s)}")
     return ", ".join(said)
+
+
+def _say_count(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _say_span(soonest_s: float | None, latest_s: float | None) -> str:

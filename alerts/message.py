@@ -14,6 +14,8 @@ from typing import Any
 
 from alerts.episode import INEFFECTIVE, GateReason, Outcome
 from alerts.incident import Event, Incident, StepReason
+from alerts.leak_words import SAID as SAID_OF_LEAKS
+from alerts.leak_words import say_appearance, say_kind
 from alerts.magnitude import SAID, number, say_magnitude
 from alerts.wording import (
     CAUSES,
@@ -98,6 +100,8 @@ def incident_message(
     facts = [("Since", say_clock(incident.since, now)), ("Likely cause", _say_cause(incident))]
     if event is not Event.RESOLVED and (row := SIGNALS.get(incident.reason)) is not None:
         facts.append(("What to do", _sentence(row.advice.replace("INDEX", incident.subject.removeprefix("gpu ")))))
+    if kind := say_kind(incident.evidence):
+        facts.append(("Kind", kind))
     figures = _say_figures(incident.evidence)
     return Message(
         id=f"{incident.id}-{event}-{round(now * 1000)}",
@@ -228,6 +232,8 @@ def _say_firing(incident: Incident, event: Event, why: StepReason) -> tuple[str,
     detail = incident.evidence.get("detail")
     if isinstance(detail, str) and detail:
         said.append(_sentence(detail[:MAX_DETAIL]))
+    if appearance := say_appearance(incident.evidence):
+        said.append(appearance)
     if why is StepReason.FLAPPING:
         said.append(
             f"It came back {incident.flaps} times soon after it was over; it now counts as over only after a much"
@@ -296,7 +302,7 @@ def _say_figures(evidence: Evidence) -> str:
     said = [
         say_fact(key, value)
         for key, value in evidence.items()
-        if value is not None and key not in SAID and (isinstance(value, str) or math.isfinite(value))
+        if value is not None and key not in SAID | SAID_OF_LEAKS and (isinstance(value, str) or math.isfinite(value))
     ]
     return ", ".join(each[:MAX_DETAIL] for each in said[:MAX_FACTS])
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from baselines.floors import Bucket, Doubling, Filling, Floors
 from baselines.growth import HALF, LOOKBACK, WINDOW, Rise, Trend, slope_of
-from baselines.quantiles import Slope
+from baselines.quantiles import Floats, Slope
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the policy's window; each twice the one before
 FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
@@ -23,13 +24,19 @@ MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer tha
 class Growth:
     """How fast a floor rises. slope: bytes per second; gain: bytes over the window; used: the newest floor, bytes.
 
-    begun_s: age at which the window began. leaking: whether it is a leak, or was one and has not stopped since.
+    scale: number of the window's width. begun_s: age at which it began; floors, begins_s: of its buckets, and the ages
+    at which they began, where what rises is lowest. seen_since_s: age at which the first window of this leak began.
+    leaking: whether it is a leak, or was one and has not stopped since.
     """
 
     slope: Slope
     gain: float
     used: float
     begun_s: float
+    seen_since_s: float
+    floors: Floats
+    begins_s: Floats
+    scale: int
     leaking: bool
 
 
@@ -54,6 +61,25 @@ class _Scale:
             return rise, rise
         return rise, self._free_trend.examine(indices, free, self.floors.count, min_gain=min_gain)
 
+    def inherit(self, slopes: Sequence[float]) -> None:
+        """Of earlier lives, in bytes per second."""
+        for trend in (self._trend, self._free_trend):
+            if trend is not None:
+                trend.inherit([slope * self.width_s for slope in slopes])
+
+    def drain(self) -> list[float]:
+        """The slopes of windows that were completed since the last call, in bytes per second."""
+        trend = self._free_trend or self._trend
+        fresh = [slope / self.width_s for slope in trend.fresh]
+        for each in (self._trend, trend):
+            each.fresh.clear()
+        return fresh
+
+    @property
+    def begun_s(self) -> float:
+        """Age at which the newest window began."""
+        return float(self.floors.tail(WINDOW)[0][0]) * self.width_s
+
     def slope(self, *, halves: bool = False) -> list[Slope]:
         """Of the newest window without load, in bytes per second; of its two halves. Empty before there is a window."""
         indices, _, free = self.floors.tail(WINDOW)
@@ -71,6 +97,8 @@ class Channel:
     window_s: the middle one of the windows. min_gain: bytes that a window must have gained.
     tenure_s, youth_s: the age from which a leak is called one, and from which an urgent one is.
     is_urgent(used, slope_low): whether so many bytes, growing by so much a second, leave no time to wait and see.
+    is_large(used, risen): whether a rise to so many bytes, by so many, has taken too much of the room to wait until
+    tenure; twice youth_s is enough then.
     """
 
     def __init__(
@@ -81,12 +109,15 @@ class Channel:
         youth_s: float,
         tenure_s: float,
         is_urgent: Callable[[float, float], bool],
+        is_large: Callable[[float, float], bool],
     ) -> None:
-        self._min_gain, self._youth_s, self._tenure_s, self._is_urgent = min_gain, youth_s, tenure_s, is_urgent
+        self._min_gain, self._youth_s, self._tenure_s = min_gain, youth_s, tenure_s
+        self._is_urgent, self._is_large = is_urgent, is_large
         self._scales = [_Scale(window_s * share / WINDOW) for share in SCALES]
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
         self._alarm: int | None = None
+        self._seen_since_s = math.inf  # an age; of the leak that is told
         self._age_s = 0.0
         self.taken = 0
 
@@ -103,10 +134,13 @@ class Channel:
         raw, free = scale.append(bucket, min_gain=self._min_gain)
         if scale.floors.count >= WINDOW:
             urgent = raw is not None and self._age_s >= self._youth_s and self._hurries(bucket.floor, raw, scale)
-            slow = free is not None and free.record and self._age_s >= self._tenure_s and number >= FIRST_SLOW
+            ripe = self._age_s >= self._tenure_s and number >= FIRST_SLOW
+            slow = free is not None and free.record and (ripe or self._presses(bucket.floor, free))
             scale.urgent = scale.urgent + 1 if urgent else 0
             scale.slow = scale.slow + 1 if slow else 0
             if max(scale.urgent, scale.slow) >= PERSIST and (self._alarm is None or number > self._alarm):
+                if self._alarm is None:
+                    self._seen_since_s = scale.begun_s
                 self._alarm = number
                 scale.idle = 0
             elif number == self._alarm:
@@ -118,6 +152,9 @@ class Channel:
     def _hurries(self, used: float, rise: Rise, scale: _Scale) -> bool:
         return rise.slope.low > 0 and self._is_urgent(used, rise.slope.low / scale.width_s)
 
+    def _presses(self, used: float, rise: Rise) -> bool:
+        return self._age_s >= 2 * self._youth_s and self._is_large(used, rise.risen)
+
     def _see_whether_it_stopped(self, scale: _Scale) -> None:
         """An alarm stands until for half a window no window has gained anything that could be told from nothing."""
         (slope,) = scale.slope()
@@ -125,6 +162,17 @@ class Channel:
         scale.idle = 0 if grows else scale.idle + 1
         if scale.idle >= HALF:
             self._alarm = None
+            self._seen_since_s = math.inf
+
+    def inherit(self, slopes: Mapping[int, Sequence[float]]) -> None:
+        """Take over what earlier lives of the same service showed, by the number of the width."""
+        for number, past in slopes.items():
+            if 0 <= number < len(self._scales):
+                self._scales[number].inherit(past)
+
+    def drain(self) -> dict[int, list[float]]:
+        """Slopes that later lives may take over; each is given once."""
+        return {number: fresh for number, scale in enumerate(self._scales) if (fresh := scale.drain())}
 
     def growth(self) -> Growth | None:
         """What is known now; None before a window that a leak could be seen in is full."""
@@ -161,6 +209,10 @@ class Channel:
             slope=slope,
             gain=float(np.median(free[-3:]) - np.median(free[:3])),
             used=float(newest[-1]),
-            begun_s=float(indices[0]) * scale.width_s,
+            begun_s=scale.begun_s,
+            seen_since_s=min(scale.begun_s, self._seen_since_s),
+            scale=number,
+            floors=free.copy(),
+            begins_s=indices * scale.width_s,
             leaking=self._alarm is not None,
         )

@@ -36,16 +36,15 @@ class Floors:
 
     def __init__(self, *, kept: int) -> None:
         self.count = 0  # of all there ever were
-        self._kept = kept
-        self._rows = np.empty((3, 2 * kept))
+        self._rows = np.empty((3, kept))
         self._filled = 0
         self._share = LoadShare()
 
     def append(self, bucket: Bucket) -> None:
         """The next bucket; its index is above all before it."""
         if self._filled == self._rows.shape[1]:
-            self._rows[:, : self._kept] = self._rows[:, -self._kept :]
-            self._filled = self._kept
+            self._rows[:, :-1] = self._rows[:, 1:].copy()
+            self._filled -= 1
         self._rows[:, self._filled] = (bucket.index, bucket.floor, bucket.floor - self._share.take(bucket))
         self._filled += 1
         self.count += 1
@@ -57,7 +56,7 @@ class Floors:
 
     def tail(self, last: int) -> tuple[Floats, Floats, Floats]:
         """Indices, floors, and floors without load of the last buckets, at most `kept`. Views: they change later."""
-        indices, floors, free = self._rows[:, max(0, self._filled - min(last, self._kept)) : self._filled]
+        indices, floors, free = self._rows[:, max(0, self._filled - last) : self._filled]
         return indices, floors, free
 
 

@@ -18,6 +18,7 @@ will fill the memory within hours is not made to wait for that.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -48,10 +49,14 @@ _START_UPS = (1 / 32, 1 / 16, 1 / 8)
 
 @dataclass(frozen=True, slots=True)
 class Rise:
-    """A window that leaks. slope: bytes per bucket; record: it left the highest floor before it behind."""
+    """A window that leaks. slope: bytes per bucket; record: it left the highest floor before it behind.
+
+    risen: bytes by which the floors have risen over as much of the life as is compared.
+    """
 
     slope: Slope
     record: bool
+    risen: float
 
 
 class Trend:
@@ -59,8 +64,14 @@ class Trend:
 
     def __init__(self) -> None:
         self._past: deque[tuple[int, float]] = deque(maxlen=MAX_PAST + 2)
+        self._inherited: Sequence[float] = ()
+        self.fresh: list[float] = []  # slopes that nobody has taken over yet
         self._record = -np.inf
         self._first: float | None = None
+
+    def inherit(self, slopes: Sequence[float]) -> None:
+        """Slopes of earlier lives, in bytes per bucket; they count until there are enough of this one's."""
+        self._inherited = slopes
 
     def examine(self, indices: Floats, floors: Floats, count: int, *, min_gain: float) -> Rise | None:
         """The newest window of the floors; None when it does not leak.
@@ -85,8 +96,11 @@ class Trend:
         slopes = (window[second] - window[first]) / (times[second] - times[first])
         estimate = float(np.median(slopes))
         before = [slope for at, slope in self._past if at + WINDOW <= begun]
+        if len(before) < MIN_PAST:
+            before = [*self._inherited, *before]
         if begun % HALF == 0:
             self._past.append((begun, estimate))
+            self.fresh.append(estimate)
         gain = estimate * WINDOW
         if not gained or gain <= min_gain or times[-1] - times[0] > MAX_GAPS * WINDOW:
             return None
@@ -104,7 +118,7 @@ class Trend:
         if not significant:
             return None
         record = begun >= WINDOW // 4 and float(np.median(window[HALF:])) > self._record
-        return Rise(slope_of(times, window), record)
+        return Rise(slope_of(times, window), record, risen=_level(floors, len(floors) - 1) - _level(floors, 0))
 
 
 def slope_of(indices: Floats, window: Floats) -> Slope:

@@ -1,6 +1,6 @@
-"""Does one worker's memory grow without end, and when will it be full?
+"""Does one worker's memory grow without end, which kind of leak is it, and when will it be full?
 
-A life is followed sample by sample (`LeakWatch`), each of its memory figures by itself (`channel`): the floors of
+A life is followed sample by sample (`LeakWatch`), each of its figures (`figures`) by itself (`channel`): the floors of
 stretches of time (`floors`), and a test of how they rise (`growth`). A window never spans two lives. What has once been
 called a leak is one until it has stopped for half a window.
 """
@@ -8,23 +8,21 @@ called a leak is one until it has stopped for half a window.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from baselines.beside import Beside
 from baselines.channel import SCALES, Channel, Growth
+from baselines.figures import FIGURES, Figure, Room
 from baselines.growth import WINDOW
+from baselines.leak_kind import follows_shapes, kind_of
+from baselines.slopes import SlopeHistory, Slopes
 from baselines.verdict import Cause, Check, Evidence, Level, Reason, Status, Verdict
 from probes.messages import MemorySample
 
 MIN_SAMPLES = WINDOW // 2  # in the policy's window; with fewer, hardly any window is ever full
+LARGE_SHARE = 0.1  # of the room there was before the rise; caches and heaps that are swept are sized well below it
 NO_DATA_SHARE = SCALES[0]  # of the window: a figure that has not come for so long is missing
-
-# What may leak, and the field that says what it fills. Allocator reserves step up to a plateau by design: left out.
-_CAPACITIES = {
-    "host_anon_bytes": "capacity_bytes",
-    "gpu_used_bytes": "gpu_capacity_bytes",
-    "allocated_bytes": "gpu_capacity_bytes",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +63,7 @@ class LeakPolicy:
 
 
 class LeakWatch:
-    """One life from its first sample on. Under a hundred kilobytes for each figure, whatever its age."""
+    """One life from its first sample on. Some forty kilobytes for each figure, whatever its age."""
 
     def __init__(self, policy: LeakPolicy) -> None:
         self.policy = policy
@@ -73,6 +71,32 @@ class LeakWatch:
         self._newest: MemorySample | None = None
         self._channels: dict[str, Channel] = {}
         self._known_age_s: dict[str, float] = {}
+        self._beside = Beside(policy.judge_every_s)
+        self._history = SlopeHistory()
+
+    @property
+    def age_s(self) -> float:
+        """Of the newest sample; 0 before there is one."""
+        return 0.0 if self._newest is None else self._age_s(self._newest)
+
+    @property
+    def version(self) -> str | None:
+        """What it serves, as far as `inherit` was told."""
+        return self._history.version
+
+    def inherit(self, history: SlopeHistory) -> None:
+        """Take over what earlier lives of this service showed. Again whenever its version has become known."""
+        self._history = history
+        for name, channel in self._channels.items():
+            self._hand_down(name, channel)
+
+    def drain(self) -> Slopes:
+        """Slopes that later lives may take over; each is given once."""
+        return {
+            (name, number): fresh
+            for name, channel in self._channels.items()
+            for number, fresh in channel.drain().items()
+        }
 
     def take(self, samples: Iterable[MemorySample]) -> None:
         """Samples of this life, oldest first by its age; any that is younger than the newest so far is left out."""
@@ -82,21 +106,22 @@ class LeakWatch:
             if self._newest is not None and age_s < self._age_s(self._newest):
                 continue
             self._newest = sample
-            for name in _CAPACITIES:
-                value = getattr(sample, name)
+            self._beside.take(age_s, shapes=sample.shapes, trimmed=sample.trimmed_bytes)
+            for figure in FIGURES:
+                value = figure.of(sample)
                 if value is not None:
-                    if name not in self._channels:
-                        self._channels[name] = self._open(name)
-                    self._channels[name].take(age_s, float(value), sample.load)
-                    self._known_age_s[name] = age_s
+                    if figure.name not in self._channels:
+                        self._channels[figure.name] = self._open(figure)
+                    self._channels[figure.name].take(age_s, float(value), sample.load)
+                    self._known_age_s[figure.name] = age_s
 
     def judge(self, *, now: float) -> Verdict:
-        """Each memory figure that the worker has had is judged, and the worst reported.
+        """Each figure that the worker has had is judged, and the worst reported.
 
         Raises ValueError before the first sample. UNKNOWN while warming up, with too few samples, or when a figure
         stopped coming. The level follows the slow end of the slope's interval: page means that even then memory is full
         within the horizon. Without a known capacity it is watch. A WORSE verdict persists by itself: one strike, since
-        = the start of the window.
+        = the start of the first window that showed it.
         """
         newest = self._newest
         if newest is None:
@@ -114,56 +139,93 @@ class LeakWatch:
         if age_s < self.policy.warmup_s:
             evidence: Evidence = {"seconds_needed": self.policy.warmup_s - age_s}
             return replace(steady, status=Status.UNKNOWN, reason=Reason.WARMING_UP, evidence=evidence)
-        verdicts = [self._judge_channel(steady, newest, name) for name in self._channels]
-        if not verdicts:
+        grown = {name: channel.growth() for name, channel in self._channels.items()}
+        worst: dict[str, Verdict] = {}  # of each place
+        for figure in FIGURES:
+            if figure.name in self._channels:
+                verdict = self._judge_figure(steady, newest, figure, grown)
+                if figure.place not in worst or _severity(verdict) > _severity(worst[figure.place]):
+                    worst[figure.place] = verdict
+        if not worst:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.NO_DATA)
-        return max(verdicts, key=_urgency)
+        return max(worst.values(), key=_urgency)
 
-    def _open(self, name: str) -> Channel:
-        return Channel(
+    def _open(self, figure: Figure) -> Channel:
+        channel = Channel(
             window_s=self.policy.window_s,
-            min_gain=self.policy.min_gain_bytes,
+            min_gain=self.policy.min_gain_bytes if figure.min_gain is None else figure.min_gain,
             youth_s=self.policy.warmup_s,
             tenure_s=self.policy.tenure_s,
-            is_urgent=lambda used, slope: self._level(used, self._capacity(name), slope) is Level.URGENT,
+            is_urgent=lambda used, slope: self._level(used, self._room(figure), slope) is Level.URGENT,
+            is_large=lambda used, risen: self._is_large(used, self._room(figure), risen),
         )
+        self._hand_down(figure.name, channel)
+        return channel
+
+    def _hand_down(self, name: str, channel: Channel) -> None:
+        channel.inherit({scale: past for (figure, scale), past in self._history.own.items() if figure == name})
 
     def _age_s(self, sample: MemorySample) -> float:
         """By the process's own age, which no clock change moves; else since the first sample."""
         assert self._first is not None
         return sample.uptime_s if sample.uptime_s is not None else sample.at - self._first.at
 
-    def _capacity(self, name: str) -> int | None:
-        if name == "host_anon_bytes" and self.policy.capacity_bytes is not None:
-            return self.policy.capacity_bytes
-        capacity: int | None = getattr(self._newest, _CAPACITIES[name])
-        return capacity
+    def _room(self, figure: Figure) -> Room | None:
+        if figure.name == "host_anon_bytes" and self.policy.capacity_bytes is not None:
+            return Room(capacity=float(self.policy.capacity_bytes))
+        assert self._newest is not None
+        return figure.room(self._newest)
 
-    def _judge_channel(self, steady: Verdict, newest: MemorySample, name: str) -> Verdict:
-        capacity = self._capacity(name)
-        channel = self._channels[name]
-        steady = replace(steady, evidence={"channel": name, "samples": channel.taken, "capacity_bytes": capacity})
-        if self._age_s(newest) - self._known_age_s[name] > self.policy.window_s * NO_DATA_SHARE:
+    def _judge_figure(
+        self, steady: Verdict, newest: MemorySample, figure: Figure, grown: Mapping[str, Growth | None]
+    ) -> Verdict:
+        room, growth = self._room(figure), grown[figure.name]
+        evidence: Evidence = {"channel": figure.name, "samples": self._channels[figure.name].taken}
+        if room is not None:
+            unit = "_bytes" if figure.is_memory else ""
+            evidence = {**evidence, f"capacity{unit}": room.capacity}
+            if room.others > 0:
+                evidence = {**evidence, f"others{unit}": room.others}
+        steady = replace(steady, evidence=evidence)
+        if self._age_s(newest) - self._known_age_s[figure.name] > self.policy.window_s * NO_DATA_SHARE:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.NO_DATA)
-        growth = channel.growth()
         if growth is None:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES)
-        evidence = {**steady.evidence, **_evidence(growth, capacity)}
+        evidence = {**evidence, **_evidence(figure, growth, room)}
         if not growth.leaking:
-            return replace(steady, evidence=evidence)
+            gone = self._history.gone(figure.name, growth.slope)
+            reason = Reason.LEAK_GONE if gone else Reason.STEADY
+            return replace(steady, reason=reason, evidence={**evidence, **gone})
+        slopes = {name: other.slope.estimate for name, other in grown.items() if other is not None}
+        kind = kind_of(
+            figure.name,
+            slopes,
+            gain=growth.gain,
+            trimmed=self._beside.trimmed_since(growth.begun_s),
+            by_shapes=follows_shapes(growth.floors, self._beside.shapes_at(growth.begins_s)),
+        )
         return replace(
             steady,
             status=Status.WORSE,
             reason=Reason.LEAKING,
             cause=Cause.MODEL,
-            level=self._level(growth.used, capacity, growth.slope.low),
-            since=newest.at - (self._age_s(newest) - growth.begun_s),
+            level=self._level(growth.used, room, growth.slope.low),
+            since=newest.at - (self._age_s(newest) - growth.seen_since_s),
             strikes=1,
-            evidence=evidence,
+            evidence={
+                **evidence,
+                "kind": kind.value,
+                "version": self._history.version,
+                **self._history.appearance(figure.name, growth.scale, growth.slope),
+            },
         )
 
-    def _level(self, used: float, capacity: int | None, slope: float) -> Level:
-        left_s = _seconds_left(used, capacity, slope)
+    @staticmethod
+    def _is_large(used: float, room: Room | None, risen: float) -> bool:
+        return room is not None and risen >= LARGE_SHARE * (room.left_for - used + risen)
+
+    def _level(self, used: float, room: Room | None, slope: float) -> Level:
+        left_s = _seconds_left(used, room, slope)
         if left_s is None or left_s > self.policy.horizon_s:
             return Level.WATCH
         return Level.URGENT if left_s <= self.policy.urgent_s else Level.PAGE
@@ -176,28 +238,33 @@ def judge_memory(points: Sequence[MemorySample], policy: LeakPolicy, *, now: flo
     return watch.judge(now=now)
 
 
-def _urgency(verdict: Verdict) -> tuple[int, int, float]:
-    """WORSE before UNKNOWN before OK, then the higher level, then the sooner end."""
+def _severity(verdict: Verdict) -> tuple[int, int, bool]:
+    """WORSE before UNKNOWN before OK, then the higher level; and a leak that is gone is news."""
     rank = {Status.OK: 0, Status.UNKNOWN: 1, Status.WORSE: 2}[verdict.status]
+    return rank, verdict.level.rank, verdict.reason is Reason.LEAK_GONE
+
+
+def _urgency(verdict: Verdict) -> tuple[float, ...]:
+    """By severity, then the sooner end."""
     left = verdict.evidence.get("seconds_to_capacity")
-    return rank, verdict.level.rank, -float(left) if left is not None else -math.inf
+    return *_severity(verdict), -float(left) if left is not None else -math.inf
 
 
-def _evidence(growth: Growth, capacity: int | None) -> Evidence:
+def _evidence(figure: Figure, growth: Growth, room: Room | None) -> Evidence:
     """A forecast is only printed for a leak: a steady worker has no date."""
     slope = growth.slope
-    forecast = capacity if growth.leaking else None
-    return {
-        "slope_bytes_per_hour": slope.estimate * 3600,
-        "slope_low": slope.low * 3600 if math.isfinite(slope.low) else None,
-        "slope_high": slope.high * 3600 if math.isfinite(slope.high) else None,
-        "gain_bytes": growth.gain,
-        "used_bytes": growth.used,
-        "seconds_to_capacity": _seconds_left(growth.used, forecast, slope.estimate),
-        "seconds_to_capacity_low": _seconds_left(growth.used, forecast, slope.high),
-        "seconds_to_capacity_high": _seconds_left(growth.used, forecast, slope.low),
-    }
+    forecast = room if growth.leaking else None
+    low, high = (bound * 3600 if math.isfinite(bound) else None for bound in (slope.low, slope.high))
+    left_s, soonest_s, latest_s = (
+        _seconds_left(growth.used, forecast, bound) for bound in (slope.estimate, slope.high, slope.low)
+    )
+    left = {"seconds_to_capacity": left_s, "seconds_to_capacity_low": soonest_s, "seconds_to_capacity_high": latest_s}
+    if not figure.is_memory:
+        said = {"slope_per_hour": slope.estimate * 3600, "slope_per_hour_low": low, "slope_per_hour_high": high}
+        return {**said, "gain": growth.gain, "used": growth.used, **left}
+    said = {"slope_bytes_per_hour": slope.estimate * 3600, "slope_low": low, "slope_high": high}
+    return {**said, "gain_bytes": growth.gain, "used_bytes": growth.used, **left}
 
 
-def _seconds_left(used: float, capacity: int | None, slope: float) -> float | None:
-    return None if capacity is None or slope <= 0 else max(0.0, (capacity - used) / slope)
+def _seconds_left(used: float, room: Room | None, slope: float) -> float | None:
+    return None if room is None or slope <= 0 else max(0.0, (room.left_for - used) / slope)

@@ -8,6 +8,7 @@ the samples are above x". No function accepts NaN.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -126,9 +127,14 @@ _remembered_deviations = lru_cache(maxsize=16)(_deviations)  # the old side is a
 
 @lru_cache(maxsize=64)
 def _draws(groups: int, seed: int) -> npt.NDArray[np.int32]:
-    """How often each group is drawn, shape (groups, RESAMPLES)."""
-    draws = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1.0 / groups), size=RESAMPLES)
-    return np.ascontiguousarray(draws.T, dtype=np.int32)
+    """How often each group is drawn, shape (groups, RESAMPLES).
+
+    By the standard library: numpy.random would take 7 MB in a daemon that needs it for this alone.
+    """
+    chosen = random.Random(seed).choices(range(groups), k=groups * RESAMPLES)  # noqa: S311 -- no secret
+    drawn = np.array(chosen).reshape(groups, RESAMPLES)
+    counted = [np.bincount(column, minlength=groups) for column in drawn.T]  # a column is one resample
+    return np.ascontiguousarray(np.transpose(counted), dtype=np.int32)
 
 
 def sen_slope(times: Floats, values: Floats, *, min_inflation: float = 1.0) -> Slope:

@@ -25,6 +25,7 @@ KEPT_VERDICTS = 50_000
 KEPT_LIVES = 10_000
 KEPT_XIDS = 10_000
 KEPT_DEVICES = 10_000
+KEPT_SLOPES = 50_000  # rows of up to 800 bytes; 21 for a version with three figures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +84,7 @@ def _cap(connection: Connection, max_rows: int) -> int:
         (li, KEPT_LIVES, (li.c.last_seen,)),
         (schema.gpu_xids, KEPT_XIDS, (schema.gpu_xids.c.at,)),
         (schema.gpu_devices, KEPT_DEVICES, (schema.gpu_devices.c.at,)),
+        (schema.memory_slopes, KEPT_SLOPES, (schema.memory_slopes.c.at,)),
     )
     for table, kept, order in capped:
         deleted += _delete_first(connection, table, _over(connection, table, kept), order)

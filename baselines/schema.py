@@ -99,6 +99,19 @@ memory_rollups = Table(
     sqlite_with_rowid=False,
 )
 
+# The last slopes of a version's windows, over all its lives. version: "" where it is not known.
+memory_slopes = Table(
+    "memory_slopes",
+    metadata,
+    Column("target", String, primary_key=True),
+    Column("version", String, primary_key=True),
+    Column("figure", String, primary_key=True),
+    Column("scale", Integer, primary_key=True),
+    Column("slopes", JSON, nullable=False),  # bytes per second, oldest first
+    Column("at", Float, nullable=False),
+    sqlite_with_rowid=False,
+)
+
 lives = Table(
     "lives",
     metadata,

@@ -54,6 +54,7 @@ class Reason(StrEnum):
     GOOD = "good"
     WITHIN_BASELINE = "within_baseline"
     STEADY = "steady"
+    LEAK_GONE = "leak_gone"  # steady, and the life before leaked
     # UNKNOWN
     NO_DATA = "no_data"
     NO_BASELINE = "no_baseline"

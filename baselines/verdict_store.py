@@ -56,6 +56,14 @@ def verdict_history(connection: Connection, target: str, *, since: float = 0.0, 
     return [_verdict(row) for row in rows]
 
 
+def last_of_former_life(connection: Connection, target: str, subject: str, life: str) -> Verdict | None:
+    """The last verdict on the memory of another life than this in its slot; None when there was none."""
+    v = schema.verdicts.c
+    about = (v.target == target, v.check == Check.MEMORY, v.subject == subject, v.life.is_not(None), v.life != life)
+    row = connection.execute(select(schema.verdicts).where(*about).order_by(desc(v.at)).limit(1)).one_or_none()
+    return None if row is None else _verdict(row)
+
+
 def _verdict(row: Row[Any]) -> Verdict:
     return Verdict(
         target=row.target,

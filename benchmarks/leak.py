@@ -204,7 +204,7 @@ def _slope_cells(tally: Tally, name: str) -> tuple[str, str]:
 
 def _per_100_days(share: float) -> float:
     """Alarms in 100 days of a worker, from the share of three-day runs with at least one."""
-    return -math.log(max(1 - share, 1e-3)) / (HOURS / 24) * 100
+    return abs(math.log(max(1 - share, 1e-3))) / (HOURS / 24) * 100
 
 
 def _goals(plain: Tally, loud: Tally, cost_ms: float) -> list[report.Goal]:

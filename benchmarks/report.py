@@ -44,14 +44,20 @@ class Report:
 def at_most(name: str, value: float, limit: float, unit: str, *, digits: int = 2) -> Goal:
     """A goal that is met up to and with the limit."""
     return Goal(
-        name=name, goal=f"<= {limit:g} {unit}".strip(), value=f"{value:.{digits}f} {unit}".strip(), met=value <= limit
+        name=name,
+        goal=f"<= {limit:g} {unit}".strip(),
+        value=f"{value:.{digits}f} {unit}".strip(),
+        met=bool(value <= limit),
     )
 
 
 def at_least(name: str, value: float, limit: float, unit: str, *, digits: int = 2) -> Goal:
     """A goal that is met from the limit on."""
     return Goal(
-        name=name, goal=f">= {limit:g} {unit}".strip(), value=f"{value:.{digits}f} {unit}".strip(), met=value >= limit
+        name=name,
+        goal=f">= {limit:g} {unit}".strip(),
+        value=f"{value:.{digits}f} {unit}".strip(),
+        met=bool(value >= limit),
     )
 
 
@@ -86,7 +92,8 @@ def machine() -> str:
 def command() -> str:
     """How this process was started, as one would type it."""
     module = Path(sys.argv[0]).stem
-    return shlex.join(["python", "-m", f"benchmarks.{module}", *sys.argv[1:]])
+    here = f"{Path.cwd()}/"  # somebody else's clone lies elsewhere
+    return shlex.join(["python", "-m", f"benchmarks.{module}", *(word.removeprefix(here) for word in sys.argv[1:])])
 
 
 def save(report: Report, path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from baselines import burst_store, gpu_store, memory_store
+from baselines import burst_store, gpu_store, memory_store, slope_store
 from baselines.availability import judge_availability
 from baselines.cause import blame_device
 from baselines.device import DeviceWatch, judge_driver
@@ -15,6 +15,7 @@ from baselines.leak import LeakWatch
 from baselines.limits import join, judge_memory_limit, judge_p95_limit
 from baselines.output import judge_output
 from baselines.regression import judge_latency
+from baselines.slopes import SlopeHistory
 from baselines.verdict import Reason, Verdict
 from probes.gpu.sample import GpuSample
 from probes.host import Host
@@ -28,6 +29,7 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     The cause is a device's where the target's devices explain what is seen.
     """
     policies = target.policies
+    target.version = burst.provenance.get("model_version", target.version)
     baseline = target.load_baseline(connection, burst.canary)
     earlier = burst_store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
     last_good_at = burst_store.last_good_at(connection, burst.target, burst.canary)
@@ -56,14 +58,33 @@ def judge_memory_samples(
         del target.leaks[ended]
     for sample in samples:
         if sample.life not in target.leaks:
-            watch = LeakWatch(policies.leak)
-            since = now - policies.leak.lookback_s
-            watch.take(memory_store.memory_since(connection, target.name, sample.life, since=since))
-            target.leaks[sample.life] = watch
-        follow_memory([sample], target)
-        memory = target.leaks[sample.life].judge(now=now)
-        verdicts.append(join(memory, judge_memory_limit(sample, policies.limits, now=now)))
+            target.leaks[sample.life] = _take_up(connection, sample, target, now=now)
+        watch = target.leaks[sample.life]
+        watch.take([sample])
+        if watch.age_s >= policies.leak.warmup_s and watch.version != version_of(sample, target):
+            watch.inherit(_history(connection, sample, target))
+        verdicts.append(join(watch.judge(now=now), judge_memory_limit(sample, policies.limits, now=now)))
     return verdicts
+
+
+def _take_up(connection: Connection, sample: MemorySample, target: Target, *, now: float) -> LeakWatch:
+    """A life with what the store knows of it."""
+    policy = target.policies.leak
+    watch = LeakWatch(policy)
+    watch.take(memory_store.memory_since(connection, target.name, sample.life, since=now - policy.lookback_s))
+    watch.drain()  # those were stored when they were new
+    watch.inherit(_history(connection, sample, target))
+    return watch
+
+
+def _history(connection: Connection, sample: MemorySample, target: Target) -> SlopeHistory:
+    version = version_of(sample, target)
+    return slope_store.slope_history(connection, target.name, version, subject=f"slot {sample.slot}", life=sample.life)
+
+
+def version_of(sample: MemorySample, target: Target) -> str | None:
+    """What the worker serves, by its own word or else by its answers'."""
+    return sample.version or target.version
 
 
 def follow_memory(samples: Sequence[MemorySample], target: Target) -> None:
@@ -71,6 +92,15 @@ def follow_memory(samples: Sequence[MemorySample], target: Target) -> None:
     for sample in samples:
         if sample.life in target.leaks:
             target.leaks[sample.life].take([sample])
+
+
+def store_memory(connection: Connection, samples: Sequence[MemorySample], target: Target, *, now: float) -> None:
+    """The samples, and the slopes that have become known with them."""
+    memory_store.add_memory(connection, samples)
+    for sample in samples:
+        watch = target.leaks.get(sample.life)
+        if watch is not None and (slopes := watch.drain()):
+            slope_store.add_slopes(connection, target.name, watch.version, slopes, at=now)
 
 
 def judge_devices(connection: Connection, sample: GpuSample, target: Target, *, now: float) -> list[Verdict]:

@@ -9,13 +9,20 @@ from sqlalchemy import Connection
 
 from alerts import store as alert_store
 from alerts.incident import POLICIES, step
-from baselines import burst_store, memory_store
+from baselines import burst_store
 from baselines.database import Database
 from baselines.verdict import Status, Verdict
 from probes.gpu.sample import GpuSample
 from probes.messages import Burst, MemorySample
 from watchdog.effects import Effects
-from watchdog.judging import follow_memory, judge_burst, judge_devices, judge_memory_samples, record_devices
+from watchdog.judging import (
+    follow_memory,
+    judge_burst,
+    judge_devices,
+    judge_memory_samples,
+    record_devices,
+    store_memory,
+)
 from watchdog.target import Target
 
 Record = Callable[[Connection], None]
@@ -39,14 +46,15 @@ class Pipeline:
     def take_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
         """The same for the memory of a target's workers, judged as often as its floors can move."""
         verdicts: list[Verdict] = []
-        every_s, now = self._targets[target].policies.leak.judge_every_s, self._now()
+        watched, now = self._targets[target], self._now()
+        every_s = watched.policies.leak.judge_every_s
         if not 0 < self._memory_due.get(target, 0.0) - now <= every_s:  # further off only when the clock was set back
             self._memory_due[target] = now + every_s
             with self._database.read() as connection:
-                verdicts = judge_memory_samples(connection, samples, self._targets[target], now=self._now())
+                verdicts = judge_memory_samples(connection, samples, watched, now=now)
         else:
-            follow_memory(samples, self._targets[target])
-        self._conclude(verdicts, lambda connection: memory_store.add_memory(connection, samples))
+            follow_memory(samples, watched)
+        self._conclude(verdicts, lambda connection: store_memory(connection, samples, watched, now=now))
 
     def take_gpu(self, sample: GpuSample) -> None:
         """The same for the health of the devices that a target runs on."""

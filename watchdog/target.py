@@ -40,8 +40,8 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
-    leaks: the lives whose memory is followed, by key; devices: the GPUs it runs on that are followed, by UUID; both are
-    the judge thread's alone.
+    leaks: the lives whose memory is followed, by key; devices: the GPUs that are followed, by UUID; version: of the
+    model, as the last canary that was told it heard; all the judge thread's alone.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -70,6 +70,7 @@ class Target:
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
+    version: str | None = None
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
     _vbios: str | None = None
 

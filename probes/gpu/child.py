@@ -24,17 +24,25 @@ from probes.gpu.nvml import GpuFault, Nvml, UnderWay
 from probes.gpu.reading import encode
 from probes.gpu.xid import XidWatch
 
+END_S = 3.0  # for a call under way to return: a client that ends in the middle of one does the driver no good
+
 Say = Callable[..., None]
+Asked = queue.SimpleQueue[dict[str, Any] | None]
 
 
 def main() -> NoReturn:
     say = _take_stdout()
     nvml = Nvml.load()
     xids = nvml.sibling()
-    asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
-    threading.Thread(target=_guarded, args=(lambda: _answer(nvml, xids, asked, say),), name="nvml", daemon=True).start()
+    asked: Asked = queue.SimpleQueue()
+    reading = threading.Thread(
+        target=_guarded, args=(lambda: _answer(nvml, xids, asked, say),), name="nvml", daemon=True
+    )
+    reading.start()
     _guarded(lambda: _listen(nvml, xids, asked, say))
-    os._exit(0)  # at once: a thread that is stuck in the driver cannot be waited for
+    asked.put(None)
+    reading.join(END_S)
+    os._exit(0)  # a thread that is stuck in the driver cannot be waited for
 
 
 def _take_stdout() -> Say:
@@ -63,7 +71,7 @@ def _guarded(work: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def _listen(nvml: Nvml, xids: Nvml, asked: queue.SimpleQueue[dict[str, Any]], say: Say) -> None:
+def _listen(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
     """Until the daemon closes the pipe, or is gone, which is the same."""
     rest, beat_at = b"", time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -87,7 +95,7 @@ def _listen(nvml: Nvml, xids: Nvml, asked: queue.SimpleQueue[dict[str, Any]], sa
                 )
 
 
-def _answer(nvml: Nvml, xids: Nvml, asked: queue.SimpleQueue[dict[str, Any]], say: Say) -> None:
+def _answer(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
     nvml.initialise()
     count, why = (0, nvml.why) if nvml.why is not None else nvml.call("nvmlDeviceGetCount")
     if why is None and not count:
@@ -104,8 +112,7 @@ def _answer(nvml: Nvml, xids: Nvml, asked: queue.SimpleQueue[dict[str, Any]], sa
             on_xid=lambda xid: say("xid", **asdict(xid)),
         ).start()
     devices = [Device(nvml, index) for index in range(count or 0)]
-    while True:
-        request = asked.get()
+    while (request := asked.get()) is not None:
         read = devices[request["index"]].read(processes=request["processes"], health=request["health"])
         say("reading", index=request["index"], devices=[encode(device) for device in read])
 

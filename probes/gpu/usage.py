@@ -94,7 +94,7 @@ class TargetGpu:
         """The samples of these workers, by slot, with what they hold on the GPU. What is not known stays None.
 
         A life's memory is either told by NVML or estimated: the two differ, and a step from one to the other would look
-        like a leak.
+        like a leak. Where the worker's own allocator was asked already (reserved_bytes), nothing is estimated.
         """
         self.reader.wait_ready()
         reading = self.reader.read()
@@ -111,10 +111,14 @@ class TargetGpu:
             told = {life.key for life, s in zip(lives, found.shares, strict=True) if s.used_bytes and not s.estimated}
             self._told = {key for key in self._told if key in {life.key for life in lives}} | told
             known = self._told
+
+        def knows_better(sample: MemorySample, life: Life) -> bool:
+            return life.key in known or sample.reserved_bytes is not None
+
         return [
             replace(
                 sample,
-                gpu_used_bytes=None if share.estimated and life.key in known else share.used_bytes,
+                gpu_used_bytes=None if share.estimated and knows_better(sample, life) else share.used_bytes,
                 gpu_capacity_bytes=share.capacity_bytes,
                 device_used_bytes=share.device_used_bytes,
             )

@@ -428,7 +428,7 @@ class TestWords:
         assert set(wording.REFUSALS) == set(GateReason)
         assert set(wording.ENDINGS) == set(Outcome)
         not_troubles = {
-            *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY),
+            *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY, Reason.LEAK_GONE),
             *(Reason.NO_DATA, Reason.NO_BASELINE, Reason.TOO_FEW_SAMPLES, Reason.TAINTED),
             *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY, Reason.GPU_NOT_READ),
         }

@@ -99,6 +99,14 @@ def test_a_fast_leak_is_urgent_before_the_window_is_full() -> None:
     assert verdict.evidence["seconds_to_capacity"] == pytest.approx(left, rel=0.1)
 
 
+@pytest.mark.parametrize(("rate_mb_per_minute", "status"), [(10.0, Status.WORSE), (3.0, Status.UNKNOWN)])
+def test_a_rise_that_took_a_tenth_of_the_room_does_not_wait(rate_mb_per_minute: float, status: Status) -> None:
+    """After 65 minutes 650 MB of 5 GB are gone, or 195 MB, as a cache may take before it is swept."""
+    times = clock(65 / 60)
+    verdict = judge(make_memory(background(times) + rate_mb_per_minute * MB * times / MINUTE))
+    assert verdict.status is status
+
+
 @pytest.mark.parametrize(
     ("capacity", "level"),
     [

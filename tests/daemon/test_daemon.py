@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from daemon_stage import TOY_SERVER, Stage, Webhook, wait_until
@@ -136,3 +137,15 @@ subprocess.Popen([sys.executable, {str(TOY_SERVER)!r}, "{port}", {str(stage.fold
         assert "verified" in done.stdout
     finally:
         os.kill(int((stage.folder / "toy.pid").read_text()), signal.SIGKILL)
+
+
+def test_judging_against_a_baseline_does_without_numpys_generators(stage: Stage) -> None:
+    """They would be 7 MB of the daemon's memory; see test_modules_loaded for torch and scipy."""
+    port = stage.start_server()
+    stage.write_config(stage.target(port))
+    stage.take_baseline()
+    daemon = stage.start_daemon()
+    wait_until(lambda: stage.rows("select 1 from verdicts where reason = 'within_baseline'"), "a judgement")
+    mapped = Path(f"/proc/{daemon.pid}/maps").read_text()
+    assert "_multiarray_umath" in mapped
+    assert "/numpy/random/" not in mapped

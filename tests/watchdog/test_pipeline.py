@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from builders import NOW, make_incident
 from pipeline_stage import HUNG, WORKER, Bench
@@ -20,7 +21,7 @@ from alerts.recycle_store import Episode
 from alerts.store import Silence
 from baselines import verdict_store
 from baselines.database import Database
-from baselines.verdict import Cause, Check, Level, Reason, Status
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import Life, MemorySample
 from probes.messages import Outcome as Answer
 
@@ -125,6 +126,39 @@ class TestFiring:
         assert verdict.evidence["slope_bytes_per_hour"] == pytest.approx(300e6, rel=0.01)
         take(212.0, life="9@200")
         assert list(bench.target.leaks) == ["9@200"]
+
+    def test_the_next_version_is_told_from_the_one_that_leaked(self, bench: Bench) -> None:
+        """The leak came with 0.24 and is gone with 0.25: the canary's answers say which version it is."""
+
+        def serve(life: str, version: str, *, begun: float, hours: float, mb_per_minute: float) -> None:
+            bench.take(provenance={"model_version": version})
+            for minute in np.arange(0, 60 * hours, 0.5):
+                bench.clock.at = NOW + 60 * (60 * begun + minute)
+                sample = MemorySample(
+                    target="chat",
+                    slot=0,
+                    life=life,
+                    at=bench.clock.at,
+                    host_anon_bytes=int(3e9 + mb_per_minute * 1e6 * minute),
+                    capacity_bytes=int(20e9),
+                    uptime_s=60 * minute,
+                )
+                bench.pipeline.take_memory("chat", [sample])
+
+        def newest() -> Verdict:
+            with bench.database.read() as connection:
+                return next(v for v in verdict_store.latest_verdicts(connection) if v.check is Check.MEMORY)
+
+        serve("7@100", "0.23", begun=0, hours=10, mb_per_minute=0)
+        bench.start()  # a restart of the watchdog forgets nothing of it
+        serve("8@200", "0.24", begun=10, hours=5, mb_per_minute=5)
+        told = newest()
+        assert (told.status, told.reason, told.evidence["kind"]) == (Status.WORSE, Reason.LEAKING, "host")
+        assert (told.evidence["appeared_with"], told.evidence["version_before"]) == ("0.24", "0.23")
+        serve("9@300", "0.25", begun=15, hours=5, mb_per_minute=0)
+        told = newest()
+        assert (told.status, told.reason, told.evidence["former_version"]) == (Status.OK, Reason.LEAK_GONE, "0.24")
+        assert told.evidence["former_slope_bytes_per_hour"] == pytest.approx(300e6, rel=0.01)
 
     def test_memory_of_a_worker_that_is_gone_is_closed(self, bench: Bench) -> None:
         """A slot that nobody took gets no more samples: its incident ends and stands for nothing any more."""

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alerts.wording import say_duration
 from baselines import baseline_store, burst_store, memory_store
 from baselines.leak import LeakPolicy
 from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
@@ -184,5 +185,7 @@ def _say(line: Line) -> str:
     if line["ratio"] is not None:
         text += f", p95 {line['ratio']:.2f} x baseline"
     if line["slope_bytes_per_hour"] is not None:
-        text += f", {line['slope_bytes_per_hour'] / 1e6:+.1f} MB/h"
+        text += f", {line['channel']} {line['slope_bytes_per_hour'] / 1e6:+.1f} MB/h"
+    if line["seconds_to_capacity"] is not None:
+        text += f", full in {say_duration(line['seconds_to_capacity'])}"
     return text

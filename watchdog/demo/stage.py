@@ -153,7 +153,7 @@ class Stage:
     def health_status(self) -> int:
         """What /health of the server says. Raises StageError when it says nothing."""
         try:
-            return httpx.get(f"http://127.0.0.1:{self.server_port}/health", timeout=2.0).status_code
+            return httpx.get(f"http://127.0.0.1:{self.server_port}/health", timeout=10.0).status_code
         except httpx.HTTPError as error:
             raise StageError(f"/health does not answer: {error}") from error
 

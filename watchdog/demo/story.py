@@ -25,21 +25,28 @@ CURE_TIMEOUT_S = 45.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One fault and what must come of it."""
+    """One fault and what must come of it. kind: of a leak; None of anything else."""
 
     title: str
     fault: Mapping[str, Any]
     check: str
     reason: str
+    kind: str | None = None
 
 
 SCENES = (
-    Scene(title="The model gets 30 % slower", fault={"kind": "slow"}, check="latency", reason="regressed"),
+    Scene(
+        title="The model gets 50 % slower",
+        fault={"kind": "slow", "share": 0.67},
+        check="latency",
+        reason="regressed",
+    ),
     Scene(
         title="The worker leaks 200 kB with every request",
         fault={"kind": "leak", "bytes_per_request": 200_000},
         check="memory",
         reason="leaking",
+        kind="host",
     ),
     Scene(
         title="The model gives wrong answers, fast and with status 200",
@@ -142,6 +149,8 @@ def _play(stage: Stage, scene: Scene, screen: Console, problems: list[str]) -> d
     screen.print(f"   [green]caught[/] after {seen['caught_s']} s: {what}")
     if (incident["reason"], incident["cause"]) != (scene.reason, "model"):
         problems.append(f"{scene.title}: caught as {incident['reason']} with cause {incident['cause']}")
+    if (kind := incident["evidence"].get("kind")) != scene.kind:
+        problems.append(f"{scene.title}: the kind is {kind}")
     recycled = stage.wait_for_event("recycle", check=None, start=start, timeout_s=CURE_TIMEOUT_S)
     episode = recycled.payload["incident"]["recycle"] if recycled else None
     seen["recycle"] = episode["outcome"] if episode else None

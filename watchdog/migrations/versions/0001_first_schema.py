@@ -175,6 +175,17 @@ def upgrade() -> None:
     op.create_index("ix_memory_samples_target_life_at", "memory_samples", ["target", "life", "at"], unique=False)
     op.create_index("ix_memory_samples_target_slot", "memory_samples", ["target", "slot"], unique=False)
     op.create_table(
+        "memory_slopes",
+        sa.Column("target", sa.String(), nullable=False),
+        sa.Column("version", sa.String(), nullable=False),
+        sa.Column("figure", sa.String(), nullable=False),
+        sa.Column("scale", sa.Integer(), nullable=False),
+        sa.Column("slopes", sa.JSON(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.PrimaryKeyConstraint("target", "version", "figure", "scale"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "memory_rollups",
         sa.Column("target", sa.String(), nullable=False),
         sa.Column("hour", sa.Integer(), nullable=False),

@@ -1,0 +1,51 @@
+"""A leak's kind and its history in the words of a person who was woken up, with what to look at first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from alerts.wording import say_size
+from baselines.leak_kind import LeakKind
+from baselines.verdict import Evidence
+
+SAID = frozenset(
+    {
+        *("kind", "version", "appeared_with", "version_before", "slope_before_bytes_per_hour"),
+        *("former_slope_bytes_per_hour", "former_version"),
+    }
+)
+"""Keys of the evidence that these functions say."""
+
+KINDS: Mapping[LeakKind, str] = {
+    LeakKind.TENSORS: "live tensors pile up in torch's allocator: look for references or autograd graphs that are kept",
+    LeakKind.FRAGMENTATION: (
+        "torch reserves ever more for the same live tensors: fragmentation;"
+        " try PYTORCH_ALLOC_CONF=expandable_segments:True"
+    ),
+    LeakKind.OUTSIDE_TORCH: "GPU memory outside torch's allocator: a library, a communicator or raw allocations",
+    LeakKind.DEVICE: "GPU memory; with the agent in the worker it could be said whose it is",
+    LeakKind.HOST: "host memory: look for caches without a bound and lists that only grow",
+    LeakKind.RETENTION: (
+        "host memory that a trim gives back: freed, and kept by the C library; set MALLOC_ARENA_MAX=2 or use jemalloc"
+    ),
+    LeakKind.NEW_SHAPES: "grows with new input shapes, not with requests: pad inputs to a few sizes, or bound caches",
+    LeakKind.DESCRIPTORS: "file descriptors: connections or files that are never closed",
+    LeakKind.THREADS: "threads that never end: pools or clients built anew for each request",
+}
+
+
+def say_kind(evidence: Evidence) -> str:
+    """What kind of leak it is; empty when that is not known."""
+    kind = evidence.get("kind")
+    return KINDS[LeakKind(kind)] if isinstance(kind, str) and kind in set(LeakKind) else ""
+
+
+def say_appearance(evidence: Evidence) -> str:
+    """With which version it came; empty when that is not known."""
+    version, before, slope = (
+        evidence.get(k) for k in ("appeared_with", "version_before", "slope_before_bytes_per_hour")
+    )
+    if not isinstance(slope, (int, float)) or not math.isfinite(slope):
+        return ""
+    return f"It appeared with version {version}: {before} grew by {say_size(slope)}/h."

@@ -1,0 +1,71 @@
+"""How fast a service's memory grew before this life, by version: what its restarts need not learn again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from baselines.growth import MAD, MIN_PAST, PAST_SIGMAS
+from baselines.quantiles import Slope
+from baselines.verdict import Evidence
+
+Slopes = Mapping[tuple[str, int], Sequence[float]]
+"""Bytes per second over windows, by figure and number of the window's width (`channel.SCALES`), oldest first."""
+
+MAX_SLOPES = 40  # of each; 20 of the longest windows, half overlapping, are three weeks
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Former:
+    """The leak of the life that was in this slot before. slope: bytes per second."""
+
+    figure: str
+    slope: float
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlopeHistory:
+    """own: of earlier lives of this version. before: of the version served before, None when there was none.
+
+    former: None when the life before did not leak.
+    """
+
+    version: str | None = None
+    own: Slopes = field(default_factory=dict)
+    version_before: str | None = None
+    before: Slopes = field(default_factory=dict)
+    former: Former | None = None
+
+    def appearance(self, figure: str, scale: int, slope: Slope) -> Evidence:
+        """Whether the leak came with this version; empty when that cannot be said.
+
+        It did when the slope, at the low end of its interval, is above all that the version before is likely to have
+        shown: its median and four of its deviations, at this width of window, or at the widest below it that has been
+        seen often enough; shorter windows only spread more.
+        """
+        widths = (self.before.get((figure, width), ()) for width in range(scale, -1, -1))
+        past = next((slopes for slopes in widths if len(slopes) >= MIN_PAST), None)
+        if self.version is None or self.version_before is None or past is None:
+            return {}
+        middle = float(np.median(past))
+        spread = MAD * float(np.median(np.abs(np.array(past) - middle)))
+        if slope.low <= middle + PAST_SIGMAS * spread:
+            return {}
+        return {
+            "appeared_with": self.version,
+            "version_before": self.version_before,
+            "slope_before_bytes_per_hour": middle * 3600,
+        }
+
+    def gone(self, figure: str, slope: Slope) -> Evidence:
+        """Whether the leak of the life before has ended; empty when that cannot be said.
+
+        It has when the slope, at the high end of its interval, is less than half of what it was.
+        """
+        former = self.former
+        if former is None or former.figure != figure or slope.high >= former.slope / 2:
+            return {}
+        return {"former_slope_bytes_per_hour": former.slope * 3600, "former_version": former.version}

@@ -1,0 +1,154 @@
+"""Which kind of leak it is: told from the figures that grow together, from trims, and from new shapes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from baselines.leak import LeakPolicy, LeakWatch
+from baselines.leak_kind import LeakKind, follows_shapes
+from baselines.verdict import Level, Reason, Status, Verdict
+from probes.messages import MemorySample
+
+MB, GB = 10**6, 10**9
+STEP_S, HOURS = 30.0, 5
+TIMES = np.arange(0.0, HOURS * 3600, STEP_S)
+POLICY = LeakPolicy()
+HEALTHY = MemorySample(
+    target="chat",
+    slot=0,
+    life="7@1",
+    at=0.0,
+    host_anon_bytes=2 * GB,
+    capacity_bytes=64 * GB,
+    gpu_used_bytes=12 * GB,
+    gpu_capacity_bytes=80 * GB,
+    device_used_bytes=20 * GB,
+    allocated_bytes=8 * GB,
+    reserved_bytes=10 * GB,
+    fds=40,
+    fd_limit=1024,
+    threads=30,
+)
+
+
+def follow(**grown: np.ndarray) -> Verdict:
+    """The verdict after five hours; grown: what is added to a field of the healthy worker at each moment."""
+    watch = LeakWatch(POLICY)
+    noise = np.random.default_rng(5).normal(0, MB, len(TIMES))
+    for i, at in enumerate(TIMES):
+        sample = replace(HEALTHY, at=float(at), host_anon_bytes=2 * GB + int(noise[i]))
+        more = {name: int((getattr(sample, name) or 0) + series[i]) for name, series in grown.items()}
+        watch.take([replace(sample, **more)])
+    return watch.judge(now=float(TIMES[-1]))
+
+
+LEAK = 2 * MB * TIMES / 60  # 2 MB a minute
+SEGMENTS = np.floor(LEAK / (20 * MB)) * 20 * MB  # as an allocator takes them
+
+
+def test_a_worker_whose_figures_stand_still_is_steady() -> None:
+    verdict = follow()
+    assert (verdict.status, verdict.reason) == (Status.OK, Reason.STEADY)
+
+
+@pytest.mark.parametrize(
+    ("grown", "channel", "kind"),
+    [
+        pytest.param(
+            {
+                "allocated_bytes": LEAK,
+                "reserved_bytes": SEGMENTS,
+                "gpu_used_bytes": SEGMENTS,
+                "device_used_bytes": SEGMENTS,
+            },
+            "allocated_bytes",
+            LeakKind.TENSORS,
+            id="tensors that are kept",
+        ),
+        pytest.param(
+            {"reserved_bytes": LEAK, "gpu_used_bytes": LEAK, "inactive_split_bytes": LEAK},
+            "reserved_bytes",
+            LeakKind.FRAGMENTATION,
+            id="fragmentation",
+        ),
+        pytest.param({"gpu_used_bytes": LEAK}, "outside_torch_bytes", LeakKind.OUTSIDE_TORCH, id="outside torch"),
+        pytest.param({"host_anon_bytes": LEAK}, "host_anon_bytes", LeakKind.HOST, id="host"),
+        pytest.param({"fds": TIMES / 120}, "fds", LeakKind.DESCRIPTORS, id="descriptors"),
+        pytest.param({"threads": TIMES / 120}, "threads", LeakKind.THREADS, id="threads"),
+    ],
+)
+def test_the_figures_that_grow_name_the_kind(grown: dict[str, np.ndarray], channel: str, kind: LeakKind) -> None:
+    verdict = follow(**grown)
+    assert (verdict.status, verdict.reason) == (Status.WORSE, Reason.LEAKING)
+    assert (verdict.evidence["channel"], verdict.evidence["kind"]) == (channel, kind)
+
+
+def test_without_the_allocators_word_it_is_memory_of_the_device() -> None:
+    watch = LeakWatch(POLICY)
+    for at, more in zip(TIMES, LEAK, strict=True):
+        bare = replace(HEALTHY, at=float(at), allocated_bytes=None, reserved_bytes=None)
+        watch.take([replace(bare, gpu_used_bytes=12 * GB + int(more))])
+    assert watch.judge(now=float(TIMES[-1])).evidence["kind"] == LeakKind.DEVICE
+
+
+def test_descriptors_have_a_limit_and_a_date() -> None:
+    """Half a descriptor a minute of 1,024: page, and the figures are counts, not bytes."""
+    verdict = follow(fds=TIMES / 120)
+    assert verdict.level is Level.PAGE
+    assert verdict.evidence["slope_per_hour"] == pytest.approx(30, rel=0.05)
+    assert verdict.evidence["capacity"] == 1024
+    assert "slope_bytes_per_hour" not in verdict.evidence
+
+
+@pytest.mark.parametrize(("share", "kind"), [(0.8, LeakKind.RETENTION), (0.1, LeakKind.HOST)])
+def test_what_a_trim_gives_back_was_kept_by_the_c_library(share: float, kind: LeakKind) -> None:
+    """The trim is told with the newest sample, before the floors can show it."""
+    watch = LeakWatch(POLICY)
+    for at, more in zip(TIMES, LEAK, strict=True):
+        watch.take([replace(HEALTHY, at=float(at), host_anon_bytes=2 * GB + int(more))])
+    grown = watch.judge(now=float(TIMES[-1])).evidence["gain_bytes"]
+    assert isinstance(grown, float)
+    after = float(TIMES[-1]) + STEP_S
+    watch.take([replace(HEALTHY, at=after, host_anon_bytes=2 * GB, trimmed_bytes=int(share * grown))])
+    assert watch.judge(now=after).evidence["kind"] == kind
+
+
+def test_memory_of_others_in_the_cgroup_shortens_the_time_that_is_left() -> None:
+    alone = follow(host_anon_bytes=LEAK)
+    crowded = follow(host_anon_bytes=LEAK, cgroup_bytes=np.full(len(TIMES), 30 * GB))
+    left_alone, left = (v.evidence["seconds_to_capacity"] for v in (alone, crowded))
+    assert isinstance(left, float)
+    assert isinstance(left_alone, float)
+    assert left < 0.6 * left_alone
+
+
+def test_live_tensors_may_take_what_is_cached_and_not_what_others_have() -> None:
+    """80 GB, less 8 GB of other processes and 2 GB outside torch: 70 GB are torch's, of which 8 GB are live now."""
+    verdict = follow(allocated_bytes=LEAK)
+    used, slope = verdict.evidence["used_bytes"], verdict.evidence["slope_bytes_per_hour"]
+    assert isinstance(used, float)
+    assert isinstance(slope, float)
+    assert verdict.evidence["others_bytes"] == 10 * GB
+    assert verdict.evidence["seconds_to_capacity"] == pytest.approx((70 * GB - used) / slope * 3600)
+
+
+def test_growth_with_new_shapes_and_not_with_time() -> None:
+    rng = np.random.default_rng(1)
+    new = rng.poisson(4, 24)
+    shapes = np.cumsum(new).astype(float)
+    by_shape = 5.0 * shapes + rng.normal(0, 2, 24)
+    by_time = 20.0 * np.arange(24) + rng.normal(0, 2, 24)
+    assert follows_shapes(by_shape, shapes)
+    assert not follows_shapes(by_time, shapes)
+    assert not follows_shapes(by_shape, np.arange(24.0) * 4)  # an even pace cannot be told from time
+    assert not follows_shapes(by_shape, np.zeros(24))
+
+
+def test_a_leak_that_follows_shapes_is_told_so() -> None:
+    rng = np.random.default_rng(2)
+    shapes = np.cumsum(rng.poisson(0.6 * (1 + (TIMES // 600) % 3), len(TIMES))).astype(float)
+    verdict = follow(host_anon_bytes=MB * shapes, shapes=shapes)
+    assert verdict.evidence["kind"] == LeakKind.NEW_SHAPES

@@ -1,0 +1,134 @@
+"""What earlier lives tell: with which version a leak came, that it is gone, and nothing learned twice."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from baselines import memory_store, slope_store, verdict_store
+from baselines.database import Database
+from baselines.leak import LeakPolicy, LeakWatch
+from baselines.slopes import MAX_SLOPES, Former, SlopeHistory
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from probes.messages import MemorySample
+
+MB = 10**6
+HOUR = 3600.0
+POLICY = LeakPolicy()
+
+
+def life(rate_mb_per_hour: float, *, hours: float, key: str = "8@2", seed: int = 3) -> list[MemorySample]:
+    times = np.arange(0.0, hours * HOUR, 30.0)
+    noise = np.random.default_rng(seed).normal(0, 4 * MB, len(times))
+    return [
+        MemorySample(
+            target="chat",
+            slot=0,
+            life=key,
+            at=float(at),
+            uptime_s=float(at),
+            host_anon_bytes=int(3000 * MB + rate_mb_per_hour * MB * at / HOUR + off),
+            capacity_bytes=16_000 * MB,
+        )
+        for at, off in zip(times, noise, strict=True)
+    ]
+
+
+def judge(samples: list[MemorySample], history: SlopeHistory) -> Verdict:
+    watch = LeakWatch(POLICY)
+    watch.inherit(history)
+    watch.take(samples)
+    return watch.judge(now=samples[-1].at)
+
+
+def slopes_of(samples: list[MemorySample]) -> dict[tuple[str, int], list[float]]:
+    watch = LeakWatch(POLICY)
+    watch.take(samples)
+    return {key: list(slopes) for key, slopes in watch.drain().items()}
+
+
+def test_a_leak_that_came_with_a_version_is_told_so() -> None:
+    before = slopes_of(life(0.0, hours=40))
+    history = SlopeHistory(version="0.24", version_before="0.23", before=before)
+    evidence = judge(life(60.0, hours=8), history).evidence
+    assert (evidence["appeared_with"], evidence["version_before"]) == ("0.24", "0.23")
+    assert abs(float(evidence["slope_before_bytes_per_hour"] or 0)) < 3 * MB
+
+
+def test_a_leak_that_was_there_before_did_not_come_with_the_version() -> None:
+    before = slopes_of(life(60.0, hours=40))
+    history = SlopeHistory(version="0.24", version_before="0.23", before=before)
+    verdict = judge(life(60.0, hours=8), history)
+    assert verdict.status is Status.WORSE
+    assert "appeared_with" not in verdict.evidence
+
+
+def test_nothing_is_said_of_a_version_that_hardly_ran() -> None:
+    before = slopes_of(life(0.0, hours=1))
+    history = SlopeHistory(version="0.24", version_before="0.23", before=before)
+    assert "appeared_with" not in judge(life(60.0, hours=8), history).evidence
+
+
+@pytest.mark.parametrize(("rate", "reason"), [(0.0, Reason.LEAK_GONE), (60.0, Reason.LEAKING)])
+def test_the_life_after_a_leak_says_whether_it_is_gone(rate: float, reason: Reason) -> None:
+    former = Former(figure="host_anon_bytes", slope=60 * MB / HOUR, version="0.24")
+    verdict = judge(life(rate, hours=8), SlopeHistory(version="0.25", former=former))
+    assert verdict.reason is reason
+    if reason is Reason.LEAK_GONE:
+        assert verdict.status is Status.OK
+        assert verdict.evidence["former_slope_bytes_per_hour"] == pytest.approx(60 * MB)
+        assert verdict.evidence["former_version"] == "0.24"
+
+
+def test_a_life_too_young_to_be_judged_does_not_say_that_a_leak_is_gone() -> None:
+    former = Former(figure="host_anon_bytes", slope=60 * MB / HOUR)
+    assert judge(life(0.0, hours=1), SlopeHistory(former=former)).reason is Reason.TOO_FEW_SAMPLES
+
+
+def test_a_restart_relearns_nothing() -> None:
+    """A rise such as earlier lives had many of, up and down, is not called a leak on the first day of a new one."""
+    worker = life(12.0, hours=7)
+    wide = {("host_anon_bytes", scale): [sign * 10 * MB / HOUR for sign in (-1.0, 1.0) * 10] for scale in range(7)}
+    assert judge(worker, SlopeHistory()).status is Status.WORSE
+    assert judge(worker, SlopeHistory(own=wide)).status is Status.OK
+
+
+def test_slopes_are_kept_by_version(database: Database) -> None:
+    key = ("host_anon_bytes", 3)
+    with database.write() as connection:
+        slope_store.add_slopes(connection, "chat", "0.23", {key: [1.0, 2.0]}, at=10.0)
+        slope_store.add_slopes(connection, "chat", "0.24", {key: [3.0]}, at=20.0)
+        slope_store.add_slopes(connection, "chat", "0.24", {key: [float(i) for i in range(50)]}, at=30.0)
+        slope_store.add_slopes(connection, "other", None, {key: [9.0]}, at=40.0)
+        history = slope_store.slope_history(connection, "chat", "0.24", subject="slot 0", life="8@2")
+        unknown = slope_store.slope_history(connection, "other", None, subject="slot 0", life="8@2")
+    assert (history.version, history.version_before) == ("0.24", "0.23")
+    assert history.before[key] == [1.0, 2.0]
+    assert history.own[key] == [float(i) for i in range(50)][-MAX_SLOPES:]
+    assert (unknown.version_before, unknown.own[key]) == (None, [9.0])
+
+
+@pytest.mark.parametrize(("ended", "former"), [(Reason.LEAKING, 2.0), (Reason.STEADY, None)])
+def test_the_former_life_is_the_last_one_in_the_slot(database: Database, ended: Reason, former: float | None) -> None:
+    leaking = ended is Reason.LEAKING
+    last = Verdict(
+        target="chat",
+        check=Check.MEMORY,
+        subject="slot 0",
+        at=100.0,
+        status=Status.WORSE if leaking else Status.OK,
+        reason=ended,
+        cause=Cause.MODEL if leaking else Cause.UNKNOWN,
+        level=Level.PAGE if leaking else Level.INFO,
+        life="7@1",
+        evidence={"channel": "host_anon_bytes", "slope_bytes_per_hour": 7200.0} | ({"kind": "host"} if leaking else {}),
+    )
+    with database.write() as connection:
+        verdict_store.save_verdict(connection, replace(last, at=50.0, life="6@0", reason=Reason.STEADY))
+        verdict_store.save_verdict(connection, last)
+        verdict_store.save_verdict(connection, replace(last, at=200.0, life="8@2", reason=Reason.WARMING_UP))
+        memory_store.add_memory(connection, life(0.0, hours=0.1))
+        history = slope_store.slope_history(connection, "chat", None, subject="slot 0", life="8@2")
+    assert (history.former.slope if history.former else None) == former
