@@ -191,16 +191,21 @@ def judge_driver(sample: GpuSample, *, now: float) -> Verdict:
     unknown = replace(verdict, status=Status.UNKNOWN, reason=Reason.GPU_NOT_READ, evidence=evidence)
     if sample.stuck_s is None:
         return unknown
-    unknown = replace(unknown, reason=Reason.DRIVER_UNRESPONSIVE)
-    if sample.stuck_s < PATIENCE_S:
-        return unknown
-    row = SIGNALS[Reason.DRIVER_UNRESPONSIVE]
-    return replace(
+    silent = replace(
         unknown,
-        status=Status.WORSE,
-        cause=row.cause,
-        level=row.level,
-        since=now - sample.stuck_s,
-        strikes=1,
+        reason=Reason.DRIVER_UNRESPONSIVE,
         evidence={"detail": f"{sample.call or 'a call into the driver'} does not return"},
     )
+    if sample.stuck_s < PATIENCE_S:
+        return silent
+    row = SIGNALS[Reason.DRIVER_UNRESPONSIVE]
+    since = now - sample.stuck_s
+    return replace(silent, status=Status.WORSE, cause=row.cause, level=row.level, since=since, strikes=1)
+
+
+def finding_of(driver: Verdict) -> Finding | None:
+    """What a verdict of `judge_driver` explains: that it does not answer, also while that is new."""
+    if driver.reason is not Reason.DRIVER_UNRESPONSIVE:
+        return None
+    since = driver.at if driver.since is None else driver.since
+    return Finding(reason=driver.reason, since=since, detail=str(driver.evidence["detail"]))

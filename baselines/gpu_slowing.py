@@ -131,7 +131,7 @@ def _links_down(view: View) -> Finding | None:
 
 
 def _link_errors(view: View) -> Finding | None:
-    errors, crc = view.increase("nvlink_errors"), view.increase("nvlink_crc_errors")
+    errors, crc = view.increase("nvlink_errors", over_gaps=True), view.increase("nvlink_crc_errors")
     if errors is not None and errors[0] >= 1:
         return Finding(
             reason=Reason.NVLINK_ERRORS, since=errors[2], detail=f"{errors[0]:.0f} NVLink replays or recoveries"

@@ -67,22 +67,27 @@ class View:
         """The first of these flags that is up."""
         return next((name for name in names if self.number(name) == 1), None)
 
-    def increase(self, *names: str) -> tuple[float, float, float] | None:
+    def increase(self, *names: str, over_gaps: bool = False) -> tuple[float, float, float] | None:
         """How much counters rose together, over how many seconds, and since when; None without two readings of one.
 
         A counter that fell was reset, and counts from zero again. A duration that rose by more than the time that
-        passed is no duration.
+        passed is no duration. over_gaps: also between two readings that are further apart than the window, as those
+        before and after a restart of the daemon: such a time is too long for a rate.
         """
         total, span_s, since = 0.0, 0.0, None
         for name in names:
             known = [(s.at, value) for s in self.samples if (value := s.number(name)) is not None]
+            covered_s = 0.0
             for (began, before), (ended, after) in pairwise(known):
+                if ended - began > WINDOW_S and not over_gaps:
+                    continue
+                covered_s += ended - began
                 risen = after - before if after >= before else after
                 if name.endswith("_s") and risen > 1.5 * (ended - began) + 1.0:
                     continue
                 total += risen
                 since = began if risen > 0 and since is None else since
-            span_s = max(span_s, known[-1][0] - known[0][0] if known else 0.0)
+            span_s = max(span_s, covered_s)
         return (total, span_s, self.newest.at if since is None else since) if span_s > 0 else None
 
     def sightings(self, bits: int) -> list[float]:

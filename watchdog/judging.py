@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from baselines import burst_store, gpu_store, memory_store, slope_store
 from baselines.availability import judge_availability
 from baselines.cause import blame_device
-from baselines.device import DeviceWatch, judge_driver
+from baselines.device import DeviceWatch, finding_of, judge_driver
 from baselines.gpu_view import XID_STANDS_S, Around
 from baselines.leak import LeakWatch
 from baselines.limits import join, judge_memory_limit, judge_p95_limit
@@ -109,7 +109,9 @@ def judge_devices(connection: Connection, sample: GpuSample, target: Target, *, 
     A device that is not followed yet, after a restart, is taken up as it was remembered. While the driver as a whole
     does not answer, nothing can be said of the devices.
     """
-    verdicts = [judge_driver(sample, now=now)]
+    driver = judge_driver(sample, now=now)
+    target.driver_finding = finding_of(driver)
+    verdicts = [driver]
     if sample.fault is not None:
         reason = Reason.GPU_NOT_READ if sample.stuck_s is None else Reason.DRIVER_UNRESPONSIVE
         unknown = [watch.cannot_tell(reason, now=now) for watch in target.devices.values()]

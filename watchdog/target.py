@@ -70,6 +70,7 @@ class Target:
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
+    driver_finding: Finding | None = None
     version: str | None = None
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
     _vbios: str | None = None
@@ -152,8 +153,9 @@ class Target:
         )
 
     def device_findings(self) -> list[Finding]:
-        """What is wrong with its devices, by the last judgement; the judge thread's alone."""
-        return [finding for watch in self.devices.values() for finding in watch.findings]
+        """What is wrong with the driver and its devices, by the last judgement; the judge thread's alone."""
+        driver = [self.driver_finding] if self.driver_finding is not None else []
+        return driver + [finding for watch in self.devices.values() for finding in watch.findings]
 
     def device_subjects(self) -> frozenset[str]:
         """What verdicts on its devices are about."""

@@ -10,7 +10,7 @@ import pytest
 from builders import NOW
 from devices import OTHER, judge, over, sample, xid
 
-from baselines.device import DeviceWatch, judge_driver
+from baselines.device import DeviceWatch, finding_of, judge_driver
 from baselines.gpu_signals import CONTEXT, SIGNALS, Recycle, standing_in_the_way
 from baselines.gpu_view import Around
 from baselines.hardware import RULES
@@ -432,6 +432,10 @@ def test_a_driver_that_does_not_answer_is_a_page_once_it_has_lasted() -> None:
     verdict = judge_driver(lasting, now=NOW)
     assert (verdict.status, verdict.cause, verdict.level) == (Status.WORSE, Cause.HARDWARE, Level.PAGE)
     assert (verdict.since, verdict.evidence["detail"]) == (NOW - 61, "nvmlDeviceGetMemoryInfo does not return")
+    finding = finding_of(verdict)
+    assert finding is not None
+    assert (finding.reason, finding.since) == (Reason.DRIVER_UNRESPONSIVE, NOW - 61)
+    assert finding_of(judge_driver(GpuSample(target="chat", at=NOW), now=NOW)) is None
 
 
 @pytest.mark.parametrize("fault", ["no_library", "version_mismatch", "failed"])
@@ -480,6 +484,16 @@ def test_what_was_normal_outlives_a_restart() -> None:
     assert verdict.reason is Reason.NVLINK_DOWN
     assert verdict.evidence["also"] == "nvlink errors, power capped"
     assert judge([later]).status is Status.OK
+
+
+def test_a_restart_dilutes_no_rate() -> None:
+    """The hours in which nobody looked are no part of the time of which a device was throttled a tenth."""
+    watch = DeviceWatch("chat")
+    judge([sample()], watch=watch)
+    after = DeviceWatch("chat", watch.remember())
+    verdict = judge(over(3, since=NOW + 5 * HOUR, hw_thermal_s=lambda s: 100 + 0.5 * s), watch=after)
+    assert verdict.reason is Reason.THROTTLED
+    assert verdict.since == NOW + 5 * HOUR
 
 
 def test_since_when_outlives_a_restart() -> None:

@@ -23,6 +23,7 @@ CAPS = {
     "rollups": MAX_ROWS,
     "memory_rollups": MAX_ROWS,
     "lives": retention.KEPT_LIVES,
+    "memory_slopes": retention.KEPT_SLOPES,
     "gpu_devices": retention.KEPT_DEVICES,
     "gpu_xids": retention.KEPT_XIDS,
     "baselines": retention.KEPT_BASELINES,

@@ -244,6 +244,10 @@ def test_driver_call_hangs(machine: Machine) -> None:
     gpu = machine.incident(Check.GPU)
     assert (gpu.reason, gpu.subject, gpu.level) == (Reason.DRIVER_UNRESPONSIVE, "gpu driver", Level.PAGE)
     assert "nvmlDeviceGetMemoryInfo does not return" in str(gpu.evidence["detail"])
+    for _ in range(3):
+        machine.take(Answer.TIMEOUT, **HUNG)
+    assert machine.incident(Check.AVAILABILITY).cause is Cause.HARDWARE
+    assert machine.recycles == []
     machine.driver.set(WELL)
     wait_until(lambda: machine.reader.read().stuck_s is None, "it answers again")
     first = machine.driver.calls()[0].pid
