@@ -48,8 +48,9 @@ def _held_down(view: View, reason: Reason, counters: tuple[str, ...], bits: int,
             return None
         detail = f"{words}: {share:.0%} of the last {span_s / 60:.0f} min"
         return Finding(reason=reason, since=since, detail=detail, evidence={"throttled_ratio": share})
-    seen = view.sightings(bits)
-    span_s = view.newest.at - view.samples[0].at
+    recent = [s for s in view.samples if s.at >= view.newest.at - 1.1 * WINDOW_S]
+    seen = [s.at for s in recent if int(s.number("clock_event_reasons") or 0) & bits]
+    span_s = recent[-1].at - recent[0].at
     if span_s < 0.98 * WINDOW_S or len(seen) / (span_s / 60) < SIGHTINGS_PER_MINUTE:
         return None
     detail = f"{words}: seen {len(seen)} times in {span_s / 60:.0f} min"
@@ -72,28 +73,27 @@ def _is_near(sample: DeviceSample) -> bool:
     return margin is None and temperature is not None and slowdown is not None and temperature >= slowdown
 
 
-def _moved(view: View, reason: Reason, name: str, say: Callable[[float, float], str]) -> Finding | None:
+def _moved(view: View, reason: Reason, name: str, words: str) -> Finding | None:
+    """words: with places for `old` and `new`."""
     if name not in view.moved:
         return None
-    normal, value, since = view.moved[name]
-    return Finding(
-        reason=reason, since=since, detail=say(normal, value), evidence={f"{name}_before": normal, f"{name}_now": value}
-    )
+    old, new, since = view.moved[name]
+    evidence = {f"{name}_before": old, f"{name}_now": new}
+    return Finding(reason=reason, since=since, detail=words.format(old=old, new=new), evidence=evidence)
 
 
 def _capped(view: View) -> Finding | None:
-    say: Callable[[float, float], str] = lambda old, new: f"the power limit fell from {old:.0f} W to {new:.0f} W"  # noqa: E731
-    return _moved(view, Reason.POWER_CAPPED, "power_limit_w", say)
+    return _moved(view, Reason.POWER_CAPPED, "power_limit_w", "the power limit fell from {old:.0f} W to {new:.0f} W")
 
 
 def _clocks(view: View) -> Finding | None:
-    say: Callable[[float, float], str] = lambda old, new: f"under load its SM clock is {new:.0f} MHz, it was {old:.0f}"  # noqa: E731
-    return _moved(view, Reason.CLOCKS_LOWERED, "sm_clock_mhz", say)
+    return _moved(
+        view, Reason.CLOCKS_LOWERED, "sm_clock_mhz", "under load its SM clock is {new:.0f} MHz, it was {old:.0f}"
+    )
 
 
 def _neighbour(view: View) -> Finding | None:
-    say: Callable[[float, float], str] = lambda old, new: f"{new:.0f} processes of others are on it, before {old:.0f}"  # noqa: E731
-    return _moved(view, Reason.NEIGHBOUR, "others", say)
+    return _moved(view, Reason.NEIGHBOUR, "others", "{new:.0f} processes of others are on it, before {old:.0f}")
 
 
 # --- links ------------------------------------------------------------------------------------------------------------
@@ -126,8 +126,7 @@ def _replays(view: View) -> Finding | None:
 
 
 def _links_down(view: View) -> Finding | None:
-    say: Callable[[float, float], str] = lambda old, new: f"{new:.0f} NVLinks are up, {old:.0f} were"  # noqa: E731
-    return _moved(view, Reason.NVLINK_DOWN, "nvlinks_up", say)
+    return _moved(view, Reason.NVLINK_DOWN, "nvlinks_up", "{new:.0f} NVLinks are up, {old:.0f} were")
 
 
 def _link_errors(view: View) -> Finding | None:

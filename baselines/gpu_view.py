@@ -90,10 +90,6 @@ class View:
             span_s = max(span_s, covered_s)
         return (total, span_s, self.newest.at if since is None else since) if span_s > 0 else None
 
-    def sightings(self, bits: int) -> list[float]:
-        """When one of these clock event reasons was seen."""
-        return [s.at for s in self.samples if int(s.number("clock_event_reasons") or 0) & bits]
-
     def loaded(self) -> list[DeviceSample]:
         return [s for s in self.samples if (s.number("utilisation_percent") or 0.0) >= LOADED_PERCENT]
 
