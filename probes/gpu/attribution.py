@@ -60,6 +60,7 @@ def attribute(
     configured: Collection[str | int] = (),
     existing: Collection[int],
     before: frozenset[str] | None = None,
+    pids_seen: bool = False,
 ) -> Attribution:
     """Which part of the devices is whose.
 
@@ -68,13 +69,14 @@ def attribute(
     existing: all pids there are here; another process's pid is nobody's second name.
     before: the devices that were found last: while one of them tells no list, a worker's part on it is not known, and
     so its sum is not.
+    pids_seen: NVML listed a worker's pid before: no container hides them, and a stranger is a process that just ended.
     """
     chosen, missing = _choose(reading.devices, configured)
     pids = [_names(own, existing) for own in workers]
     case = _Case(
         devices=chosen,
         is_configured=bool(configured),
-        view=_view(chosen, frozenset().union(*pids), existing),
+        view=_view(chosen, frozenset().union(*pids), existing, pids_seen=pids_seen),
         is_alone=len(pids) == 1,
         is_whole=not any(d.processes is None and (configured or d.uuid in (before or ())) for d in chosen),
         existing=existing,
@@ -148,13 +150,17 @@ def _names(pids: Collection[int], existing: Collection[int]) -> frozenset[int]:
     return frozenset({first, *(pid for pid in others if pid not in existing)})
 
 
-def _view(devices: Sequence[DeviceReading], mine: frozenset[int], existing: Collection[int]) -> PidView:
+def _view(
+    devices: Sequence[DeviceReading], mine: frozenset[int], existing: Collection[int], *, pids_seen: bool
+) -> PidView:
     lists = [d.processes for d in devices if d.processes is not None]
     if not lists:
         return PidView.UNKNOWN
     amounts = [listed[pid] for listed in lists for pid in listed.keys() & mine]
     if amounts:
         return PidView.SEEN if all(amounts) else PidView.NO_AMOUNTS
+    if pids_seen:
+        return PidView.ABSENT
     if any(pid not in existing for listed in lists for pid in listed):
         return PidView.FOREIGN_PIDS
     if not any(lists) and any((d.used_bytes or 0) > _IDLE_BYTES[d.memory_version or "v1"] for d in devices):

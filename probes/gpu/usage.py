@@ -33,6 +33,7 @@ class TargetGpu:
         self._lock = threading.Lock()
         self._devices: frozenset[str] | None = None
         self._view: PidView | None = None
+        self._is_used = False
         self._told: set[str] = set()  # lives of which NVML told memory: these are never estimated
 
     @property
@@ -43,7 +44,7 @@ class TargetGpu:
     @property
     def is_used(self) -> bool:
         """Whether a worker was ever seen on a GPU."""
-        return self._view in (PidView.SEEN, PidView.NO_AMOUNTS) or bool(self._told)
+        return self._is_used
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,9 +106,11 @@ class TargetGpu:
             configured=self._configured,
             existing=frozenset(self._host.pids()),
             before=self._devices,
+            pids_seen=self._is_used,
         )
         with self._lock:
             self._devices, self._view = found.devices, found.view
+            self._is_used = self._is_used or found.view in (PidView.SEEN, PidView.NO_AMOUNTS)
             told = {life.key for life, s in zip(lives, found.shares, strict=True) if s.used_bytes and not s.estimated}
             self._told = {key for key in self._told if key in {life.key for life in lives}} | told
             known = self._told

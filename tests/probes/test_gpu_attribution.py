@@ -125,6 +125,14 @@ def test_pids_without_amounts_are_never_zero(amount: int | None) -> None:
     assert look(gpu(0, {7: amount}), workers=((7,), (8,))).shares[0].used_bytes is None
 
 
+def test_a_process_that_has_just_ended_is_no_stranger() -> None:
+    """A list is some seconds old. Where the workers' pids were seen before, no container hides them."""
+    seen = look(gpu(0, {40001: 4 * GB}), configured=("GPU-0",), pids_seen=True)
+    assert (seen.view, seen.shares[0].used_bytes) == (PidView.ABSENT, None)
+    assert look(gpu(0, {}), configured=("GPU-0",), pids_seen=True).view is PidView.ABSENT
+    assert look(gpu(0, {7: None}), pids_seen=True).view is PidView.NO_AMOUNTS
+
+
 def test_an_empty_list_of_a_device_in_use_is_recognised() -> None:
     """Whose it is, only the configuration can say."""
     assert (look(gpu(0, {})).view, look(gpu(0, {})).shares[0].used_bytes) == (PidView.EMPTY, None)
@@ -136,7 +144,7 @@ def test_an_empty_list_of_a_device_in_use_is_recognised() -> None:
 
 
 def test_gpu_figures_join_the_workers_memory_sample(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By pid, beside the figures of the host. Memory that NVML told once is not estimated later: it would jump."""
+    """By pid, beside the figures of the host. Where NVML lists pids nothing is estimated later: it would jump."""
     driver = Driver(tmp_path)
     driver.use(monkeypatch, build_stub(tmp_path / "library"))
     device = f"device 0 {80 * GB} 0 {9 * GB}\n"
@@ -153,7 +161,7 @@ def test_gpu_figures_join_the_workers_memory_sample(tmp_path: Path, monkeypatch:
         driver.set(device)
         reader.refresh()
         [sample] = watch.sample(now=2.0)
-        assert (usage.view, sample.gpu_used_bytes, sample.device_used_bytes) == (PidView.EMPTY, None, 9 * GB)
+        assert (usage.view, sample.gpu_used_bytes, sample.device_used_bytes) == (PidView.ABSENT, None, 9 * GB)
         driver.set(device + "lost 0\n")
         reader.refresh()
         [sample] = watch.sample(now=3.0)
