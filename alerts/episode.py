@@ -116,6 +116,7 @@ class GateReason(StrEnum):
     NO_RECYCLER = "no_recycler"
     INCIDENT_OVER = "incident_over"
     CAUSE_NOT_MODEL = "cause_not_model"
+    HARDWARE = "hardware"
     LEVEL_TOO_LOW = "level_too_low"
     EVIDENCE_MISSING = "evidence_missing"
     WORKER_GONE = "worker_gone"
@@ -149,6 +150,7 @@ PASSING = frozenset(
         GateReason.BUDGET_SPENT,
         GateReason.EVIDENCE_MISSING,
         GateReason.CAUSE_NOT_MODEL,
+        GateReason.HARDWARE,
         GateReason.LEVEL_TOO_LOW,
     }
 )
@@ -187,6 +189,7 @@ class GateFacts:
     asked_s: age of the request. recycled_since_asked: another episode acted meanwhile, or ended.
     workers: processes alive, None when they are not watched; youngest_uptime_s: of those that would be recycled.
     missing: a signal that should be there and is not (for example the GPU of a `device = "cuda"` target).
+    hardware: what is wrong with its device that a recycle cannot help (`gpu_signals.standing_in_the_way`).
     acts: times at which this target was acted on (not by age), any order. ineffective: in a row, since the last reset.
     last_ended_at: of the last episode that acted. busy_in_group: other targets of the group in an episode now.
     """
@@ -203,6 +206,7 @@ class GateFacts:
     asked_s: float = 0.0
     recycled_since_asked: bool = False
     missing: str | None = None
+    hardware: str | None = None
     workers: int | None = None
     youngest_uptime_s: float | None = None
     in_flight: bool = False
@@ -245,6 +249,7 @@ def may_recycle(facts: GateFacts, policy: RecyclePolicy, *, now: float) -> GateR
         cooldown_s = policy.cooldown_s * 2**facts.ineffective
         youngest = facts.youngest_uptime_s
         refusals += [
+            (facts.hardware is not None, GateReason.HARDWARE),
             (facts.workers == 0, GateReason.WORKER_GONE),
             (facts.silenced, GateReason.SILENCED),
             (youngest is not None and youngest < policy.min_uptime_s, GateReason.TOO_YOUNG),

@@ -15,8 +15,9 @@ from alerts.incident import State as IncidentState
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode
 from alerts.recyclers import Recycler
-from baselines import memory_store
-from baselines.verdict import Status
+from baselines import memory_store, verdict_store
+from baselines.gpu_signals import standing_in_the_way
+from baselines.verdict import Check, Reason, Status
 from probes.messages import Burst, Life
 
 
@@ -89,6 +90,7 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
             connection, subject.name, episode.requested_at, other=episode.id
         ),
         missing=subject.missing(),
+        hardware=_in_the_way(connection, subject.name, incident),
         workers=None if chosen is None else len(chosen),
         youngest_uptime_s=min(uptimes, default=None),
         in_flight=any(e.target == subject.name and e.state is not State.SUSPECT for e in others),
@@ -99,6 +101,13 @@ def gather_facts(connection: Connection, episode: Episode, subject: Subject, *, 
         ineffective=recycle_store.ineffective_in_a_row(connection, subject.name),
         last_ended_at=recycle_store.last_ended_at(connection, subject.name),
     )
+
+
+def _in_the_way(connection: Connection, target: str, incident: Incident | None) -> Reason | None:
+    """What is wrong with its devices that no recycle helps; of a driver that does not answer also while that is new."""
+    stand = verdict_store.latest_verdicts_of(connection, target, Check.GPU)
+    reasons = frozenset(verdict.reason for verdict in stand if verdict.status is not Status.OK)
+    return standing_in_the_way(reasons, for_memory=incident is None or incident.check is Check.MEMORY)
 
 
 def too_old(subject: Subject) -> list[Life]:

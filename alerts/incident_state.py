@@ -97,6 +97,7 @@ class StepReason(StrEnum):
     RECOVERED = "recovered"
     REMOVED = "removed"
     WORKER_GONE = "worker_gone"
+    DEVICE_LEFT = "device_left"
     RECYCLED = "recycled"
     # of reminders
     REPEAT_DUE = "repeat_due"

@@ -10,7 +10,18 @@ from baselines.verdict import Check, Evidence, Reason
 
 SAID = frozenset(
     {
-        *("detail", "changed", "channel", "ratio", "ratio_low", "ratio_high", "p95_s", "baseline_p95_s", "limit_s"),
+        *(
+            "detail",
+            "changed",
+            "gpu",
+            "channel",
+            "ratio",
+            "ratio_low",
+            "ratio_high",
+            "p95_s",
+            "baseline_p95_s",
+            "limit_s",
+        ),
         *("slope_bytes_per_hour", "slope_low", "slope_high", "used_bytes", "capacity_bytes", "memory_ratio"),
         *("slope_per_hour", "slope_per_hour_low", "slope_per_hour_high", "used", "capacity"),
         *("limit_ratio", "seconds_to_capacity", "seconds_to_capacity_low", "seconds_to_capacity_high"),

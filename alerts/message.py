@@ -27,6 +27,7 @@ from alerts.wording import (
     say_duration,
     say_fact,
 )
+from baselines.gpu_signals import SIGNALS
 from baselines.verdict import Cause, Check, Evidence, Level
 
 SCHEMA = 1  # of the webhook; raised when a key changes its meaning, not when one is added
@@ -97,6 +98,8 @@ def incident_message(
             _say_episode(episode) if episode else _say_intent(incident, mode=mode, has_recycler=has_recycler, gate=gate)
         )
     facts = [("Since", say_clock(incident.since, now)), ("Likely cause", _say_cause(incident))]
+    if event is not Event.RESOLVED and (row := SIGNALS.get(incident.reason)) is not None:
+        facts.append(("What to do", _sentence(row.advice.replace("INDEX", incident.subject.removeprefix("gpu ")))))
     if kind := say_kind(incident.evidence):
         facts.append(("Kind", kind))
     figures = _say_figures(incident.evidence)
@@ -248,6 +251,8 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
         return f"RESOLVED: {what} was recycled", f"The recycle was verified: memory is below where it was. {alert}"
     if why is StepReason.WORKER_GONE:
         return f"CLOSED: the worker of {what} is gone", f"It ended and no other took its place. {alert}"
+    if why is StepReason.DEVICE_LEFT:
+        return f"CLOSED: {what} is no longer used", f"The target runs on another GPU now. {alert}"
     sentence = (
         f"{_check(incident)} of {what}: good {incident.good_in_a_row} times in a row. It lasted"
         f" {say_duration(now - incident.since)}. {alert}"
@@ -264,7 +269,7 @@ def _subject(incident: Incident) -> str:
 
 
 def _say_cause(incident: Incident) -> str:
-    changed = incident.evidence.get("changed")
+    changed = incident.evidence.get("changed") or incident.evidence.get("gpu")
     return f"{CAUSES[incident.cause]}{f' ({changed[:MAX_DETAIL]})' if isinstance(changed, str) else ''}"
 
 

@@ -6,14 +6,19 @@ recycle of the server would cure, and gets the cause `unknown`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
-from baselines.verdict import Cause, Level
+from baselines.gpu_signals import SIGNALS, Recycle
+from baselines.gpu_slowing import SLOWING
+from baselines.gpu_view import Finding
+from baselines.verdict import Cause, Check, Level, Status, Verdict
 from probes.messages import Burst, Family, Outcome
 
 FLOOR_SHARE = 0.5  # of the threshold: +10 % of floor over the control's told all real slowdowns of a contended host
 CONTROL_MOVED = 1.05  # a quiet control stays within this of its baseline's median
 WORKING_CPU = 0.5  # CPU seconds per second: above it a worker that does not answer is working, not waiting
+BEFORE_S, AFTER_S = 900.0, 300.0  # how long before or after a slowdown what explains it may have begun
 
 _SERVER_ERRORS = frozenset(
     {Outcome.STATUS_500, Outcome.STATUS_501, Outcome.STATUS_502, Outcome.STATUS_504, Outcome.CONNECTION_LOST}
@@ -78,3 +83,27 @@ def availability_cause(burst: Burst, outcome: Outcome) -> Cause:
     if outcome in _SERVER_ERRORS:
         return Cause.MODEL if some_alive else Cause.UNKNOWN  # a proxy answers so while the server is being started
     return Cause.UNKNOWN
+
+
+def blame_device(verdict: Verdict, findings: Iterable[Finding]) -> Verdict:
+    """The verdict with the cause that its devices explain; the same one when they explain nothing.
+
+    findings: what is wrong with the target's devices now, the most serious first. A slowdown is explained by what slows
+    a device down and began at about the same time: a device that always throttled, also at baseline, explains nothing.
+    No answer or a wrong one is explained by a device that cannot work or cannot be trusted. A cause that is known
+    better (load, another version) stands.
+    """
+    if verdict.status is not Status.WORSE or verdict.cause in (Cause.LOAD, Cause.VERSION_CHANGED):
+        return verdict
+    if verdict.check is Check.LATENCY:
+        began = verdict.at if verdict.since is None else verdict.since
+        found = [f for f in findings if f.reason in SLOWING and began - BEFORE_S <= f.since <= began + AFTER_S]
+    elif verdict.check in (Check.AVAILABILITY, Check.OUTPUT):
+        found = [f for f in findings if SIGNALS[f.reason].recycle in (Recycle.IMPOSSIBLE, Recycle.FUTILE)]
+    else:
+        found = []
+    if not found:
+        return verdict
+    cause = SIGNALS[found[0].reason].cause
+    level = level_of(cause) if verdict.check is Check.LATENCY else verdict.level
+    return replace(verdict, cause=cause, level=level, evidence={**verdict.evidence, "gpu": found[0].detail})

@@ -23,6 +23,8 @@ KEPT_PROMOTIONS = 1_000  # per canary
 KEPT_SNAPSHOTS = 50  # per canary
 KEPT_VERDICTS = 50_000
 KEPT_LIVES = 10_000
+KEPT_XIDS = 10_000
+KEPT_DEVICES = 10_000
 KEPT_SLOPES = 50_000  # rows of up to 800 bytes; 21 for a version with three figures
 
 
@@ -58,6 +60,8 @@ def _drop_old(connection: Connection, policy: RetentionPolicy, now: float) -> in
         (m, m.c.at, policy.memory_s, ()),
         (r, r.c.hour, policy.rollups_s, ()),
         (mr, mr.c.hour, policy.rollups_s, ()),
+        (schema.gpu_xids, schema.gpu_xids.c.at, policy.failures_s, ()),
+        (schema.gpu_devices, schema.gpu_devices.c.at, policy.failures_s, ()),
     )
     return sum(
         _delete_first(connection, table, STEP, (time,), *which, time < now - kept_s)
@@ -78,6 +82,8 @@ def _cap(connection: Connection, max_rows: int) -> int:
         (mr, max_rows, (mr.c.hour,)),
         (v, KEPT_VERDICTS, (v.c.newest, v.c.id)),  # what stands now goes last
         (li, KEPT_LIVES, (li.c.last_seen,)),
+        (schema.gpu_xids, KEPT_XIDS, (schema.gpu_xids.c.at,)),
+        (schema.gpu_devices, KEPT_DEVICES, (schema.gpu_devices.c.at,)),
         (schema.memory_slopes, KEPT_SLOPES, (schema.memory_slopes.c.at,)),
     )
     for table, kept, order in capped:

@@ -122,6 +122,29 @@ lives = Table(
     Column("last_seen", Float, nullable=False),
 )
 
+# What outlives a restart of the daemon: of each device as a target sees it, and what its driver reported.
+gpu_devices = Table(
+    "gpu_devices",
+    metadata,
+    Column("target", String, primary_key=True),
+    Column("uuid", String, primary_key=True),
+    Column("at", Float, nullable=False),
+    Column("last", JSON, nullable=False),
+    Column("normal", JSON, nullable=False),
+    Column("moved_at", JSON, nullable=False),
+    Column("began", JSON, nullable=False),
+    sqlite_with_rowid=False,
+)
+
+gpu_xids = Table(
+    "gpu_xids",
+    metadata,
+    Column("at", Float, primary_key=True),
+    Column("device", String, primary_key=True),  # UUID: targets that share a device share its errors
+    Column("xid", Integer, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 baselines = Table(
     "baselines",
     metadata,

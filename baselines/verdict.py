@@ -83,6 +83,27 @@ class Reason(StrEnum):
     REGRESSED = "regressed"
     LEAKING = "leaking"
     LIMIT_EXCEEDED = "limit_exceeded"
+    # gpu: WORSE, but for the first (UNKNOWN), and for the second until it has lasted
+    GPU_NOT_READ = "gpu_not_read"
+    DRIVER_UNRESPONSIVE = "driver_unresponsive"
+    GPU_LOST = "gpu_lost"
+    REBOOT_NEEDED = "reboot_needed"
+    GPU_RESET_NEEDED = "gpu_reset_needed"
+    GPU_FAULTY = "gpu_faulty"
+    ECC_UNCORRECTED = "ecc_uncorrected"
+    MEMORY_REPAIR_PENDING = "memory_repair_pending"
+    XID_REPEATED = "xid_repeated"
+    CONTEXT_POISONED = "context_poisoned"
+    XID_SEEN = "xid_seen"
+    THROTTLED = "throttled"
+    PCIE_DEGRADED = "pcie_degraded"
+    PCIE_ERRORS = "pcie_errors"
+    NVLINK_DOWN = "nvlink_down"
+    NVLINK_ERRORS = "nvlink_errors"
+    HOT = "hot"
+    POWER_CAPPED = "power_capped"
+    CLOCKS_LOWERED = "clocks_lowered"
+    NEIGHBOUR = "neighbour"
 
 
 Evidence = Mapping[str, float | int | str | None]
@@ -92,7 +113,7 @@ Evidence = Mapping[str, float | int | str | None]
 class Verdict:
     """One judgement. An incident is identified by (target, check, subject).
 
-    subject: the canary for availability, output and latency; `slot N` for memory.
+    subject: the canary for availability, output and latency; `slot N` for memory; `gpu N` or `gpu driver` for gpu.
     since: Unix seconds, estimated time of the change; None unless WORSE.
     strikes: how many bad observations in a row this verdict stands for; 0 unless WORSE.
     life: the worker it is about; None when unknown or when it is about all of them.

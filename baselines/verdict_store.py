@@ -40,6 +40,13 @@ def latest_verdicts(connection: Connection) -> list[Verdict]:
     return [_verdict(row) for row in sorted(rows, key=lambda row: row.id)]
 
 
+def latest_verdicts_of(connection: Connection, target: str, check: Check) -> list[Verdict]:
+    """The newest stored verdict on each subject of one check of a target."""
+    v = schema.verdicts
+    where = (v.c.newest.is_(True), v.c.target == target, v.c.check == check)
+    return [_verdict(row) for row in connection.execute(select(v).where(*where))]
+
+
 def verdict_history(connection: Connection, target: str, *, since: float = 0.0, limit: int = 200) -> list[Verdict]:
     """Changes of verdict of a target, newest first."""
     v = schema.verdicts

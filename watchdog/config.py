@@ -48,6 +48,9 @@ def _check_target_name(value: str) -> str:
     return value
 
 
+XidCode = Annotated[int, Field(ge=1, le=999)]
+
+
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -149,6 +152,9 @@ class ProcessSection(Section):
 
 class GpuSection(Section):
     devices: list[Device] = Field(default_factory=list)
+    xid: dict[XidCode, Literal["restart_app", "reset_gpu", "reboot", "workflow", "ignore"]] = Field(
+        default_factory=dict
+    )
 
 
 class RegressionSection(Section):

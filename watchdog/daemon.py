@@ -144,6 +144,7 @@ class Daemon:
             busy=self._recycling.acting,
             on_burst=self._intake.put_burst,
             on_memory=self._intake.put_memory,
+            on_gpu=self._intake.put_gpu,
             on_tick=self._on_tick,
             on_retention=lambda: self._judge.put(self._keep_house),
             on_late=self._metrics.lateness.observe,

@@ -19,6 +19,7 @@ from alerts.notifiers.delivery import Route, recipients
 from alerts.recycle_requests import ask_again, ask_for_age, request
 from alerts.recycle_store import Episode
 from baselines import verdict_store
+from baselines.device import DRIVER
 from baselines.verdict import Check, Level, Reason, Status, Verdict
 from probes.messages import Life
 from watchdog.metrics import Metrics
@@ -143,8 +144,8 @@ class Effects:
         """Reminders that are due, requests that the gate may now grant, and workers past their age."""
         now = self._now()
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
-            if self._is_gone(incident, now):
-                self.apply(connection, incident, retire(incident, now=now, why=StepReason.WORKER_GONE))
+            if (gone := self._gone(incident, now)) is not None:
+                self.apply(connection, incident, retire(incident, now=now, why=gone))
                 self._forget(connection, incident.target, incident.check, incident.subject)
                 continue
             muted = self.muted(connection, incident)
@@ -165,22 +166,26 @@ class Effects:
                 self._aged.add(life)
                 self._metrics.would_recycle.labels(name, "max_age").inc()
 
-    def _is_gone(self, incident: Incident, now: float) -> bool:
-        """Whether it is about the memory of a worker that ended and whose slot nobody has taken for a while."""
+    def _gone(self, incident: Incident, now: float) -> StepReason | None:
+        """Why no verdict about it can come: the worker ended and nobody has taken its slot for a while, or the target
+        runs on other devices now."""
         target = self._targets.get(incident.target)
-        if incident.check is not Check.MEMORY or target is None or target.workers is None:
-            return False
-        if now - incident.updated_at < GONE_S + target.policies.leak.judge_every_s:
-            return False  # judged just now, or being restarted
-        return incident.subject not in {f"slot {slot}" for slot in target.workers.known()}
+        if target is None or now - incident.updated_at < GONE_S + target.policies.leak.judge_every_s:
+            return None  # judged just now, or being restarted
+        if incident.check is Check.MEMORY and target.workers is not None:
+            gone = incident.subject not in {f"slot {slot}" for slot in target.workers.known()}
+            return StepReason.WORKER_GONE if gone else None
+        if incident.check is Check.GPU and incident.subject != DRIVER and target.devices:
+            return StepReason.DEVICE_LEFT if incident.subject not in target.device_subjects() else None
+        return None
 
     def _forget_unseen(self, connection: Connection, now: float) -> None:
-        """Memory that is no longer sampled is not OK: its workers cannot be found, or their slot is gone."""
+        """What is no longer sampled is not OK: workers that cannot be found, slots that are gone, devices left."""
         for verdict in self._standing:
             target = self._targets.get(verdict.target)
-            if verdict.check is not Check.MEMORY or verdict.reason is Reason.NO_DATA or target is None:
+            if verdict.check not in (Check.MEMORY, Check.GPU) or verdict.reason is Reason.NO_DATA or target is None:
                 continue
-            if now - verdict.at > GONE_S + 2 * target.policies.leak.judge_every_s:
+            if now - verdict.at > GONE_S + 2 * max(target.policies.leak.judge_every_s, target.memory_interval_s):
                 self._forget(connection, verdict.target, verdict.check, verdict.subject)
 
     def _forget(self, connection: Connection, target: str, check: Check, subject: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
+from probes.gpu.sample import GpuSample
 from probes.messages import Burst, MemorySample
 from watchdog.judge_thread import JudgeThread
 from watchdog.metrics import Metrics
@@ -45,6 +46,11 @@ class Intake:
         if samples:
             self._judge.put(partial(self._judge_memory, target, samples))
 
+    def put_gpu(self, sample: GpuSample) -> None:
+        """The devices of a target."""
+        self._metrics.observe_gpu(sample)
+        self._judge.put(partial(self._judge_gpu, sample))
+
     def _judge_burst(self, burst: Burst) -> None:
         if self._is_asked(burst):
             self._pipeline.take_burst(burst)
@@ -56,6 +62,10 @@ class Intake:
     def _judge_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
         if target in self._targets and self._targets[target].workers is not None:
             self._pipeline.take_memory(target, samples)
+
+    def _judge_gpu(self, sample: GpuSample) -> None:
+        if sample.target in self._targets and self._targets[sample.target].gpu is not None:
+            self._pipeline.take_gpu(sample)
 
     def _is_asked(self, burst: Burst) -> bool:
         return burst.target in self._targets and burst.canary in self._targets[burst.target].canaries

@@ -6,20 +6,28 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from baselines import burst_store, memory_store, slope_store
+from baselines import burst_store, gpu_store, memory_store, slope_store
 from baselines.availability import judge_availability
+from baselines.cause import blame_device
+from baselines.device import DeviceWatch, finding_of, judge_driver
+from baselines.gpu_view import XID_STANDS_S, Around
 from baselines.leak import LeakWatch
 from baselines.limits import join, judge_memory_limit, judge_p95_limit
 from baselines.output import judge_output
 from baselines.regression import judge_latency
 from baselines.slopes import SlopeHistory
-from baselines.verdict import Verdict
+from baselines.verdict import Reason, Verdict
+from probes.gpu.sample import GpuSample
+from probes.host import Host
 from probes.messages import Burst, MemorySample
 from watchdog.target import Target
 
 
 def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: float) -> list[Verdict]:
-    """Availability, output and latency of one canary after a burst that is not stored yet."""
+    """Availability, output and latency of one canary after a burst that is not stored yet.
+
+    The cause is a device's where the target's devices explain what is seen.
+    """
     policies = target.policies
     target.version = burst.provenance.get("model_version", target.version)
     baseline = target.load_baseline(connection, burst.canary)
@@ -28,13 +36,14 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     first_burst_at = burst_store.first_burst_at(connection, burst.target, burst.canary)
     window = [*earlier, burst]
     latency = judge_latency(window, baseline, policies.regression, now=now)
-    return [
+    verdicts = [
         judge_availability(
             burst, last_good_at=last_good_at, first_burst_at=first_burst_at, policy=policies.availability, now=now
         ),
         judge_output(burst, baseline=baseline, now=now),
         join(latency, judge_p95_limit(window, policies.limits, now=now)),
     ]
+    return [blame_device(verdict, target.device_findings()) for verdict in verdicts]
 
 
 def judge_memory_samples(
@@ -92,3 +101,57 @@ def store_memory(connection: Connection, samples: Sequence[MemorySample], target
         watch = target.leaks.get(sample.life)
         if watch is not None and (slopes := watch.drain()):
             slope_store.add_slopes(connection, target.name, watch.version, slopes, at=now)
+
+
+def judge_devices(connection: Connection, sample: GpuSample, target: Target, *, now: float) -> list[Verdict]:
+    """The driver, and each device of the target, after a sample that is not stored yet.
+
+    A device that is not followed yet, after a restart, is taken up as it was remembered. While the driver as a whole
+    does not answer, nothing can be said of the devices.
+    """
+    driver = judge_driver(sample, now=now)
+    target.driver_finding = finding_of(driver)
+    verdicts = [driver]
+    if sample.fault is not None:
+        reason = Reason.GPU_NOT_READ if sample.stuck_s is None else Reason.DRIVER_UNRESPONSIVE
+        unknown = [watch.cannot_tell(reason, now=now) for watch in target.devices.values()]
+        return verdicts + [verdict for verdict in unknown if verdict is not None]
+    oldest = now - XID_STANDS_S
+    told = [xid for xid in sample.xids if xid.at >= oldest]
+    xids = sorted({*gpu_store.xids_since(connection, oldest), *told}, key=lambda xid: xid.at)
+    around = _around(connection, target, now=now)
+    keys = {device.uuid or f"gpu {device.index}": device for device in sample.devices}
+    for gone in target.devices.keys() - keys.keys():
+        del target.devices[gone]
+    for key, device in keys.items():
+        if key not in target.devices:
+            remembered = gpu_store.remembered_device(connection, target.name, key)
+            target.devices[key] = DeviceWatch(target.name, remembered)
+        target.devices[key].take(device)
+        if (verdict := target.devices[key].judge(xids, around, now=now)) is not None:
+            verdicts.append(verdict)
+    return verdicts
+
+
+def _around(connection: Connection, target: Target, *, now: float) -> Around:
+    """What is known besides the devices: the workers, their last good answer, when the machine started."""
+    lives = target.known_lives() or []
+    uptimes = [uptime for life in lives if (uptime := target.uptime_s(life)) is not None]
+    serving = [name for name, canary in target.canaries.items() if not canary.isolated]
+    good = [burst_store.last_good_at(connection, target.name, name) for name in serving]
+    booted_s = Host().uptime_s()
+    return Around(
+        worker_since=now - max(uptimes) if uptimes else None,
+        alone=len(lives) == 1,
+        good_at=min((at for at in good if at is not None), default=None) if None not in good else None,
+        booted_at=None if booted_s is None else now - booted_s,
+        xid=target.policies.xid,
+    )
+
+
+def record_devices(connection: Connection, sample: GpuSample, target: Target) -> None:
+    """Store what a later run needs of a sample that was judged."""
+    gpu_store.add_xids(connection, sample.xids)
+    for watch in target.devices.values():
+        if (remembered := watch.remember()) is not None:
+            gpu_store.remember_device(connection, target.name, remembered)

@@ -14,40 +14,24 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from alerts.episode import Outcome as RecycleOutcome
 from alerts.outbox import DeliveryResult
 from baselines.verdict import Check, Level, Reason, Status, Verdict
+from probes.gpu.sample import GpuSample
 from probes.messages import Burst, MemorySample, Outcome
+from watchdog.gpu_series import GpuSeries
 from watchdog.series import AbsentGauge, Series, TargetGauges, begin, end
 
 LATENCY_BUCKETS_S = tuple(0.001 * 2 ** (i / 2) for i in range(28))  # 1 ms to 11.6 s in steps of 41 %
 LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
 MEMORY_KINDS = ("host_anon", "gpu_used", "device_used", "allocated", "reserved", "capacity", "gpu_capacity")
 RECYCLE_REASONS = (
-    Reason.TIMEOUT,
-    Reason.REFUSED,
-    Reason.CONNECTION_FAILED,
-    Reason.SERVER_ERROR,
-    Reason.NOT_READABLE,
-    Reason.WRONG_TEXT,
-    Reason.WRONG_SHAPE,
-    Reason.NOT_FINITE,
-    Reason.DRIFTED,
-    Reason.WRONG_TOP_K,
-    Reason.REGRESSED,
-    Reason.LEAKING,
-    Reason.LIMIT_EXCEEDED,
-    "max_age",
-    "by_hand",
+    *(Reason.TIMEOUT, Reason.REFUSED, Reason.CONNECTION_FAILED, Reason.SERVER_ERROR),
+    *(Reason.NOT_READABLE, Reason.WRONG_TEXT, Reason.WRONG_SHAPE, Reason.NOT_FINITE, Reason.DRIFTED),
+    *(Reason.WRONG_TOP_K, Reason.REGRESSED, Reason.LEAKING, Reason.LIMIT_EXCEEDED, Reason.CONTEXT_POISONED),
+    *("max_age", "by_hand"),
 )
 PHASES = ("connect", "first_byte", "last_byte")
 ERROR_PLACES = (
-    "probe",
-    "probe_missed",
-    "probe_overlapped",
-    "memory",
-    "judge",
-    "database",
-    "results_dropped",
-    "recycle",
-    "reload",
+    *("probe", "probe_missed", "probe_overlapped", "memory", "judge", "database", "results_dropped"),
+    *("recycle", "reload"),
 )
 
 
@@ -115,6 +99,17 @@ class Metrics:
         )
         self.incident = Gauge("watchdog_incident_open", "Firing incidents.", ("target", "check", "level"), registry=r)
         self.model_load = Gauge("watchdog_model_load_seconds", "Load time of the model.", ("target",), registry=r)
+        self._gpu = GpuSeries(
+            Counter(
+                "watchdog_gpu_xid", "Errors that a GPU's driver reported.", ("target", "device", "remedy"), registry=r
+            ),
+            Counter(
+                "watchdog_gpu_throttle_seconds",
+                "How long a GPU was slowed down, by what.",
+                ("target", "device", "kind"),
+                registry=r,
+            ),
+        )
         self.deliveries = Counter("watchdog_deliveries", "Delivery attempts.", ("notifier", "result"), registry=r)
         self.oldest_pending = Gauge(
             "watchdog_delivery_oldest_pending_seconds",
@@ -207,6 +202,7 @@ class Metrics:
         if whole:
             self._firing = {key for key in self._firing if key[0] != target}
             end(self._counters_of_target(target))
+            self._gpu.end(target)
         if whole and target in self._recycled:
             self._recycled.discard(target)
             end(self._counters_of_recycles(target))
@@ -259,6 +255,11 @@ class Metrics:
         for sample in samples:
             for kind in MEMORY_KINDS:
                 self._gauges.set(self.memory, (target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
+
+    def observe_gpu(self, sample: GpuSample) -> None:
+        """Count what happened to a target's devices since the sample before."""
+        if sample.target in self._canaries:
+            self._gpu.observe(sample)
 
     def observe_verdict(self, verdict: Verdict) -> None:
         """Set the figures a verdict carries; the status is set by `observe_status` for the whole check."""

@@ -41,7 +41,7 @@ def describe(error: Mapping[str, Any], raw: Mapping[str, Any], allowed: Mapping[
 
     allowed: the keys of each section, by the section's key (a canary's by its kind, the document's by "").
     """
-    place: Place = error["loc"]
+    place: Place = tuple(step for step in error["loc"] if step != "[key]")  # which pydantic puts behind a bad key
     kind, given, message = error["type"], error.get("input"), error["msg"]
     if kind == "extra_forbidden":
         section = next((p for p in reversed(place[:-1]) if isinstance(p, str)), "")

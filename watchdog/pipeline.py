@@ -12,9 +12,17 @@ from alerts.incident import POLICIES, step
 from baselines import burst_store
 from baselines.database import Database
 from baselines.verdict import Status, Verdict
+from probes.gpu.sample import GpuSample
 from probes.messages import Burst, MemorySample
 from watchdog.effects import Effects
-from watchdog.judging import follow_memory, judge_burst, judge_memory_samples, store_memory
+from watchdog.judging import (
+    follow_memory,
+    judge_burst,
+    judge_devices,
+    judge_memory_samples,
+    record_devices,
+    store_memory,
+)
 from watchdog.target import Target
 
 Record = Callable[[Connection], None]
@@ -47,6 +55,13 @@ class Pipeline:
         else:
             follow_memory(samples, watched)
         self._conclude(verdicts, lambda connection: store_memory(connection, samples, watched, now=now))
+
+    def take_gpu(self, sample: GpuSample) -> None:
+        """The same for the health of the devices that a target runs on."""
+        target = self._targets[sample.target]
+        with self._database.read() as connection:
+            verdicts = judge_devices(connection, sample, target, now=self._now())
+        self._conclude(verdicts, lambda connection: record_devices(connection, sample, target))
 
     def tick(self) -> None:
         """What is due by the clock and not by a result."""

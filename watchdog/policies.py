@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from alerts.episode import RecyclePolicy
 from baselines.availability import AvailabilityPolicy
@@ -10,18 +11,20 @@ from baselines.leak import LeakPolicy
 from baselines.limits import LimitsPolicy
 from baselines.regression import RegressionPolicy
 from baselines.retention import RetentionPolicy
+from baselines.xid import Remedy
 from watchdog.config import StoreSection, TargetSection
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policies:
-    """The rules of one target, as the packages below define them."""
+    """The rules of one target, as the packages below define them. xid: what codes of the driver ask for here."""
 
     availability: AvailabilityPolicy
     regression: RegressionPolicy
     leak: LeakPolicy
     limits: LimitsPolicy
     recycle: RecyclePolicy
+    xid: Mapping[int, Remedy] = field(default_factory=dict)
 
 
 def policies_of(section: TargetSection) -> Policies:
@@ -50,6 +53,7 @@ def policies_of(section: TargetSection) -> Policies:
         )
         if recycle
         else RecyclePolicy(),
+        xid={code: Remedy(remedy) for code, remedy in section.gpu.xid.items()},
     )
 
 

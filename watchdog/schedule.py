@@ -26,6 +26,7 @@ from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_MISSED, JobEve
 from apscheduler.jobstores.base import JobLookupError
 from apscheduler.schedulers.background import BackgroundScheduler
 
+from probes.gpu.sample import GpuSample
 from probes.messages import Burst, MemorySample, Outcome
 from watchdog.clock import ClockWatch
 from watchdog.pool import Due, Pool
@@ -61,7 +62,7 @@ class Schedule:
     """Runs the probes and hands their results on.
 
     targets: those of this moment; call `follow` when they changed.
-    on_burst, on_memory: take a result and return at once (they only enqueue); samples are empty while no worker runs.
+    on_burst, on_memory, on_gpu: take a result and return at once (they only enqueue); no worker, no memory samples.
     on_tick: every TICK_S.
     busy: targets in a recycle. on_late: lateness of each run in seconds, the wait for a thread included. on_error:
     counts an error by its place; runs that were skipped count too. wait: waits so many seconds, True when the daemon is
@@ -78,6 +79,7 @@ class Schedule:
         busy: Callable[[], frozenset[str]],
         on_burst: Callable[[Burst], None],
         on_memory: Callable[[str, Sequence[MemorySample]], None],
+        on_gpu: Callable[[GpuSample], None],
         on_tick: Callable[[], None],
         on_retention: Callable[[], None],
         on_late: Callable[[float], None],
@@ -92,6 +94,7 @@ class Schedule:
         self._busy = busy
         self._on_burst = on_burst
         self._on_memory = on_memory
+        self._on_gpu = on_gpu
         self._on_tick = on_tick
         self._on_retention = on_retention
         self._on_late = on_late
@@ -168,7 +171,7 @@ class Schedule:
                     pool="default",
                     is_probe=True,
                 )
-            if target.workers is not None:
+            if target.workers is not None or target.gpu is not None:
                 yield Beat(
                     job=f"memory:{target.name}",
                     run=self._sample,
@@ -235,13 +238,17 @@ class Schedule:
         if target is None:
             return
         try:
-            samples = target.sample_memory()
+            samples, devices = target.sample_memory(), target.sample_gpu()
         except Exception:  # the thread's boundary, as above
             log.exception("memory could not be sampled", target=name)
             self._on_error("memory")
             return
-        if self._targets.get(name) is target:
+        if self._targets.get(name) is not target:
+            return
+        if target.workers is not None:
             self._on_memory(name, samples)
+        if devices is not None:
+            self._on_gpu(devices)
 
     def _tick(self) -> None:
         self._ticked_at = self._monotonic()

@@ -98,9 +98,11 @@ def read_readiness(connection: Connection, target: TargetSection) -> Readiness:
 
 
 def is_watched(target: TargetSection, subject: str) -> bool:
-    """Whether the configuration still asks about a subject: one of the canaries, or a worker where they are watched."""
+    """Whether the configuration still asks about a subject: a canary, a worker or a GPU where they are watched."""
     if subject.startswith("slot "):  # no canary can have such a name
         return target.process is not None
+    if subject.startswith("gpu "):  # nor such a one
+        return target.device != "cpu"
     return subject in {c.name for c in target.canary}
 
 

@@ -17,15 +17,21 @@ from alerts.recyclers import Recycler
 from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
+from baselines.device import DeviceWatch
+from baselines.gpu_view import Finding
 from baselines.leak import LeakWatch
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
+from probes.gpu.nvml import GpuFault
+from probes.gpu.sample import GpuSample, sample_of, vbios_of
 from probes.gpu.usage import TargetGpu
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
+
+_NO_GPU = frozenset({GpuFault.NO_LIBRARY, GpuFault.NO_DRIVER, GpuFault.NO_DEVICE})
 
 
 @dataclass(kw_only=True)
@@ -34,8 +40,8 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
-    leaks: the lives whose memory is followed, by key; version: of the model, as the last canary that was told it heard;
-    both the judge thread's alone.
+    leaks: the lives whose memory is followed, by key; devices: the GPUs that are followed, by UUID; version: of the
+    model, as the last canary that was told it heard; all the judge thread's alone.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -63,11 +69,16 @@ class Target:
     memory_interval_s: float = 15.0
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
+    devices: dict[str, DeviceWatch] = field(default_factory=dict)
+    driver_finding: Finding | None = None
     version: str | None = None
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
+    _vbios: str | None = None
 
     def watches(self, subject: str) -> bool:
-        """Whether verdicts about this subject can still come: a canary, or a worker where they are watched."""
+        """Whether verdicts about this subject can still come: a canary, or a worker or GPU where they are watched."""
+        if subject.startswith("gpu "):  # no canary can have such a name
+            return self.gpu is not None
         return subject in self.canaries or (subject.startswith("slot ") and self.workers is not None)
 
     @property
@@ -95,7 +106,18 @@ class Target:
             self._succeed()
             with self.gpu.burst() if self.gpu is not None else nullcontext():
                 burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
-        return burst if self.gpu is None else _on_gpu(burst, self.gpu)
+        return burst if self.gpu is None else self._on_gpu(burst, self.gpu)
+
+    def _on_gpu(self, burst: Burst, gpu: TargetGpu) -> Burst:
+        """Add what NVML knows: versions are provenance, the GPU's type is identity (unless the canary knows better).
+
+        A VBIOS that was told once is known for good: a GPU that is lost meanwhile has no other one.
+        """
+        reader = gpu.reader
+        self._vbios = vbios_of(reader.read()) or self._vbios
+        versions = {"driver": reader.driver_version, "cuda_driver": reader.cuda_version, "vbios": self._vbios}
+        known = {key: value for key, value in versions.items() if value is not None}
+        return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
 
     def _golden(self, canary: str) -> Output | None:
         """The golden output, unless it is the answer to something else: another input, or another type of GPU."""
@@ -108,6 +130,36 @@ class Target:
     def sample_memory(self) -> list[MemorySample]:
         """Memory of each worker now; empty when processes are not watched or none is found."""
         return self.workers.sample(self.now()) if self.workers else []
+
+    def sample_gpu(self) -> GpuSample | None:
+        """The devices it runs on, now; None when there are none to ask for. Waits but for the very first reading."""
+        if self.gpu is None:
+            return None
+        self.gpu.reader.wait_ready()
+        reading = self.gpu.reading()
+        if self.device != "cuda" and reading.fault in _NO_GPU:
+            return None
+        host = Host()
+        pids = {pid for life in self.known_lives() or () for pid in (life.pid, *host.namespace_pids(life.pid))}
+        listed = {pid for device in reading.devices for pid in device.processes or ()}
+        stats = [stat for pid in listed if (stat := host.stat(pid)) is not None]
+        return sample_of(
+            reading,
+            target=self.name,
+            pids=frozenset(pids),
+            all_its_own=self.gpu.knows_devices,
+            now=self.now(),
+            started=[stat.pid for stat in stats if stat.parent_pid == os.getpid()],
+        )
+
+    def device_findings(self) -> list[Finding]:
+        """What is wrong with the driver and its devices, by the last judgement; the judge thread's alone."""
+        driver = [self.driver_finding] if self.driver_finding is not None else []
+        return driver + [finding for watch in self.devices.values() for finding in watch.findings]
+
+    def device_subjects(self) -> frozenset[str]:
+        """What verdicts on its devices are about."""
+        return frozenset(f"gpu {watch.newest.index}" for watch in self.devices.values() if watch.newest is not None)
 
     # --- as a recycler sees it ----------------------------------------------------------------------------------------
 
@@ -175,13 +227,6 @@ class Target:
         if (before := self.replaces) is not None:
             before.close()
             self.replaces = None
-
-
-def _on_gpu(burst: Burst, gpu: TargetGpu) -> Burst:
-    """Add what NVML knows: the driver is provenance, the GPU's type is identity (unless the canary knows better)."""
-    versions = {"driver": gpu.reader.driver_version, "cuda_driver": gpu.reader.cuda_version}
-    known = {key: value for key, value in versions.items() if value is not None}
-    return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
 
 
 def _with_gpu_type(identity: Identity, gpu: TargetGpu) -> Identity:

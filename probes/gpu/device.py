@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
+from probes.gpu.health import Memo, read_health
 from probes.gpu.nvml import GpuFault, Nvml
-from probes.gpu.reading import DeviceReading, Figure
+from probes.gpu.reading import DeviceReading
 
 _MEMORY_V2 = 0x02000028  # nvmlMemory_v2 of nvml.h: version 2 in the high byte, the size of the struct
 _NOT_AVAILABLE = 2**64 - 1  # NVML_VALUE_NOT_AVAILABLE; broken devices also answer it as an amount of memory
@@ -27,6 +28,7 @@ class Device:
         self._whole = _Part(nvml, DeviceReading(index=index))
         self._slices: dict[str | None, _Part] = {}  # by UUID
         self._lost: GpuFault | None = None
+        self._memo: Memo = {}
 
     def read(self, *, processes: bool, health: bool) -> list[DeviceReading]:
         """The GPU, then each of its slices.
@@ -42,7 +44,9 @@ class Device:
         elif processes:
             self._find_slices()
         whole = self._whole.read(processes=processes and not self._whole.known.sliced)
-        figures = self._read_health() if health and whole.fault is not GpuFault.GPU_LOST else {}
+        figures = (
+            read_health(self._nvml, self._handle, self._memo) if health and whole.fault is not GpuFault.GPU_LOST else {}
+        )
         if whole.fault is not None and whole.fault not in _OF_THE_CALL:
             self._handle = None
             self._lost = whole.fault if whole.fault in _LOST else None
@@ -60,7 +64,7 @@ class Device:
         handle, fault = self._nvml.call("nvmlDeviceGetHandleByIndex", self._index)
         if handle is None:
             return self._lost or fault
-        self._handle, self._lost = handle, None
+        self._handle, self._lost, self._memo = handle, None, {}
         self._whole.open(handle)
         self._find_slices()
         return None
@@ -82,10 +86,6 @@ class Device:
                 part.version = before.version
             found[part.known.uuid] = part
         self._slices = found
-
-    def _read_health(self) -> Mapping[str, Figure]:
-        """The one place where health is read: `probes.gpu.health.read_health(self._nvml, self._handle)`."""
-        return {}
 
 
 class _Part:

@@ -68,6 +68,11 @@ class TargetGpu:
             return reading if not self._configured else replace(reading, devices=())
         return replace(reading, devices=tuple(d for d in reading.devices if d.uuid in mine))
 
+    @property
+    def knows_devices(self) -> bool:
+        """Whether `reading` is of its devices alone."""
+        return bool(self._configured) or self._devices is not None
+
     def missing(self) -> tuple[str | int, ...]:
         """Configured devices that NVML does not tell of; empty while it tells of none."""
         reading = self.reader.read()

@@ -150,6 +150,7 @@ REFUSALS = [
     ({"level": None}, GateReason.LEVEL_TOO_LOW),
     ({"workers": None, "youngest_uptime_s": None}, GateReason.EVIDENCE_MISSING),
     ({"missing": "gpu"}, GateReason.EVIDENCE_MISSING),
+    ({"hardware": "gpu_lost"}, GateReason.HARDWARE),
     ({"workers": 0}, GateReason.WORKER_GONE),
     ({"silenced": True}, GateReason.SILENCED),
     ({"youngest_uptime_s": POLICY.min_uptime_s - 1}, GateReason.TOO_YOUNG),

@@ -114,8 +114,17 @@ WRONG = an_incident(
     cause=Cause.VERSION_CHANGED,
     strikes=(2,),
 )
-HOT = an_incident(
-    Check.GPU, Reason.CUDA_FAULT, {"throttled_s": 95.0}, cause=Cause.HARDWARE, subject="gpu 0", level=Level.WATCH
+REMAP = an_incident(
+    Check.GPU,
+    Reason.MEMORY_REPAIR_PENDING,
+    {
+        "detail": "row remap pending: needs a GPU reset; a recycle cannot help",
+        "also": "pcie degraded",
+        "device": "NVIDIA H100",
+        "uuid": "GPU-5c1f",
+    },
+    cause=Cause.HARDWARE,
+    subject="gpu 3",
 )
 
 VERIFIED = {
@@ -187,12 +196,14 @@ def firing(incident: Incident, **more: object) -> Message:
             id="output",
         ),
         pytest.param(
-            HOT,
-            "WATCH: chat reports a CUDA fault\n"
-            "GPU of chat (gpu 0): reports a CUDA fault.\n"
+            REMAP,
+            "PAGE: chat is on a GPU whose memory waits for a repair\n"
+            "GPU of chat (gpu 3): is on a GPU whose memory waits for a repair."
+            " Row remap pending: needs a GPU reset; a recycle cannot help.\n"
             "Since: 07:48 UTC, 12 min ago\n"
-            "Likely cause: the GPU or other hardware\n"
-            "Figures: throttled 2 min\n"
+            "Likely cause: the GPU, its driver or other hardware\n"
+            "What to do: Drain the GPU and reset it soon: nvidia-smi --gpu-reset -i 3.\n"
+            "Figures: also: pcie degraded, device: NVIDIA H100, uuid: GPU-5c1f\n"
             "Done: Nothing: only a fault of the model or its server is recycled.\n" + NEXT,
             id="gpu",
         ),
@@ -419,7 +430,7 @@ class TestWords:
         not_troubles = {
             *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY, Reason.LEAK_GONE),
             *(Reason.NO_DATA, Reason.NO_BASELINE, Reason.TOO_FEW_SAMPLES, Reason.TAINTED),
-            *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY),
+            *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY, Reason.GPU_NOT_READ),
         }
         assert set(wording.TROUBLES) == set(Reason) - not_troubles
 

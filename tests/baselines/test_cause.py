@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+from builders import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import failed_burst
 
-from baselines.cause import availability_cause, latency_cause, level_of
-from baselines.verdict import Cause, Level
+from baselines.cause import availability_cause, blame_device, latency_cause, level_of
+from baselines.gpu_view import Finding
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import Outcome
 
 
@@ -92,3 +94,73 @@ def test_a_server_that_also_says_busy_is_under_load() -> None:
 def test_level(cause: Cause) -> None:
     """Load and environment inform; everything else pages."""
     assert level_of(cause) is (Level.INFO if cause in (Cause.LOAD, Cause.ENVIRONMENT) else Level.PAGE)
+
+
+# --- devices ----------------------------------------------------------------------------------------------------------
+
+
+def verdict(check: Check, cause: Cause, *, since: float | None = NOW, status: Status = Status.WORSE) -> Verdict:
+    return Verdict(
+        target="chat",
+        check=check,
+        subject="default",
+        at=NOW + 300,
+        status=status,
+        reason=Reason.REGRESSED,
+        cause=cause,
+        level=level_of(cause),
+        since=since,
+    )
+
+
+def found(reason: Reason, since: float = NOW) -> Finding:
+    return Finding(reason=reason, since=since, detail="why")
+
+
+@pytest.mark.parametrize("before", [Cause.MODEL, Cause.UNKNOWN, Cause.ENVIRONMENT])
+def test_what_slows_a_device_down_explains_a_slowdown(before: Cause) -> None:
+    """With its own cause and that cause's level, and the clause that a message shows."""
+    blamed = blame_device(verdict(Check.LATENCY, before), [found(Reason.THROTTLED), found(Reason.HOT)])
+    assert (blamed.cause, blamed.level, blamed.evidence["gpu"]) == (Cause.HARDWARE, Level.PAGE, "why")
+    blamed = blame_device(verdict(Check.LATENCY, before), [found(Reason.NEIGHBOUR)])
+    assert (blamed.cause, blamed.level) == (Cause.ENVIRONMENT, Level.INFO)
+
+
+@pytest.mark.parametrize(("since", "explains"), [(-901, False), (-900, True), (0, True), (300, True), (301, False)])
+def test_only_what_began_with_it_explains_it(since: float, explains: bool) -> None:
+    """What was so at baseline is no news, and an effect does not come before its cause."""
+    slow = verdict(Check.LATENCY, Cause.MODEL)
+    assert (blame_device(slow, [found(Reason.THROTTLED, NOW + since)]) != slow) is explains
+
+
+@pytest.mark.parametrize(
+    "slow",
+    [
+        verdict(Check.LATENCY, Cause.VERSION_CHANGED),
+        verdict(Check.LATENCY, Cause.LOAD),
+        verdict(Check.LATENCY, Cause.UNKNOWN, status=Status.UNKNOWN),
+        verdict(Check.LATENCY, Cause.UNKNOWN, status=Status.OK),
+        verdict(Check.MEMORY, Cause.MODEL),
+        verdict(Check.AVAILABILITY, Cause.MODEL),
+        verdict(Check.OUTPUT, Cause.MODEL),
+    ],
+    ids=lambda v: f"{v.check}-{v.cause}-{v.status}",
+)
+def test_what_is_known_better_or_has_nothing_to_do_with_it_stands(slow: Verdict) -> None:
+    """Throttling makes no wrong answer and no leak."""
+    assert blame_device(slow, [found(Reason.THROTTLED)]) is slow
+
+
+@pytest.mark.parametrize("check", [Check.AVAILABILITY, Check.OUTPUT])
+@pytest.mark.parametrize("reason", [Reason.GPU_LOST, Reason.ECC_UNCORRECTED, Reason.GPU_RESET_NEEDED])
+def test_a_device_that_cannot_be_trusted_explains_no_answer_or_a_wrong_one(check: Check, reason: Reason) -> None:
+    """Whenever it began; the level stays what the symptom deserves."""
+    blamed = blame_device(verdict(check, Cause.MODEL), [found(reason, NOW - 86400)])
+    assert (blamed.cause, blamed.level) == (Cause.HARDWARE, Level.PAGE)
+    assert blame_device(verdict(Check.LATENCY, Cause.MODEL), [found(reason)]).cause is Cause.MODEL
+
+
+def test_a_poisoned_context_leaves_the_blame_where_it_is() -> None:
+    """It is the model's own, and a recycle cures it."""
+    wrong = verdict(Check.OUTPUT, Cause.MODEL)
+    assert blame_device(wrong, [found(Reason.CONTEXT_POISONED)]) is wrong

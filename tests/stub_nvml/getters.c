@@ -232,6 +232,8 @@ int nvmlDeviceGetFieldValues(void *handle, int count, struct field *fields)
         fields[i].type = 3; /* NVML_VALUE_TYPE_UNSIGNED_LONG_LONG */
         fields[i].code = !line ? NOT_SUPPORTED : line->words > 4 ? (unsigned)read_number(line, 4) : SUCCESS;
         fields[i].value = line ? read_number(line, 3) : 0;
+        if (line && line->word[3][0] == '-')
+            fields[i].type = 5; /* NVML_VALUE_TYPE_SIGNED_INT */
     }
     return SUCCESS;
 }

@@ -119,6 +119,23 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         TARGET + "[target.leak]\ncapacity = -1",
         ["target[m].leak.capacity: must be greater than 0 (given: -1)"],
     ),
+    "an Xid asks for what nobody knows": (
+        TARGET + '[target.gpu]\nxid = { 109 = "ignored" }',
+        [
+            (
+                "target[m].gpu.xid.109: must be 'restart_app', 'reset_gpu', 'reboot', 'workflow' or 'ignore'"
+                " (given: 'ignored')"
+            )
+        ],
+    ),
+    "an Xid is no number": (
+        TARGET + '[target.gpu]\nxid = { mmu = "ignore" }',
+        ["target[m].gpu.xid.mmu: must be a whole number (given: 'mmu')"],
+    ),
+    "an Xid that cannot be": (
+        TARGET + '[target.gpu]\nxid = { 0 = "ignore" }',
+        ["target[m].gpu.xid.0: must be greater than or equal to 1 (given: '0')"],
+    ),
     "url without scheme": (
         TARGET.replace("http://", ""),
         [f"target[m].canary[0].url: {URL} (given: '127.0.0.1:8000/predict')"],
@@ -157,7 +174,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown key of a target's GPUs": (
         TARGET + "[target.gpu]\ndevice = 0",
-        ["target[m].gpu.device: unknown key; allowed: devices"],
+        ["target[m].gpu.device: unknown key; allowed: devices, xid"],
     ),
     "name of a command": (
         TARGET.replace('"m"', '"list"'),

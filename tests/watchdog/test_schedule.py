@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from baselines.database import Database
 from probes.canary.burst import CanaryPlan
+from probes.gpu.sample import GpuSample
 from probes.messages import Burst, Identity, MemorySample, Outcome, Output
 from watchdog.config import parse_config
 from watchdog.policies import policies_of
@@ -84,6 +85,7 @@ class Results:
 
     bursts: list[Burst] = field(default_factory=list)
     memory: list[tuple[str, Sequence[MemorySample]]] = field(default_factory=list)
+    gpus: list[GpuSample] = field(default_factory=list)
     late: list[float] = field(default_factory=list)
     errors: list[str] = field(default_factory=list)
     ticks: int = 0
@@ -119,6 +121,7 @@ class Bench:
             busy=lambda: self.results.busy,
             on_burst=self.results.bursts.append,
             on_memory=lambda target, samples: self.results.memory.append((target, samples)),
+            on_gpu=self.results.gpus.append,
             on_tick=self.results.tick,
             on_retention=lambda: None,
             on_late=self.results.late.append,

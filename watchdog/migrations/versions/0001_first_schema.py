@@ -79,6 +79,26 @@ def upgrade() -> None:
     op.create_index("ix_deliveries_notifier_state_due_at", "deliveries", ["notifier", "state", "due_at"], unique=False)
     op.create_index("ix_deliveries_incident_id", "deliveries", ["incident_id"], unique=False)
     op.create_table(
+        "gpu_devices",
+        sa.Column("target", sa.String(), nullable=False),
+        sa.Column("uuid", sa.String(), nullable=False),
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("last", sa.JSON(), nullable=False),
+        sa.Column("normal", sa.JSON(), nullable=False),
+        sa.Column("moved_at", sa.JSON(), nullable=False),
+        sa.Column("began", sa.JSON(), nullable=False),
+        sa.PrimaryKeyConstraint("target", "uuid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "gpu_xids",
+        sa.Column("at", sa.Float(), nullable=False),
+        sa.Column("device", sa.String(), nullable=False),
+        sa.Column("xid", sa.Integer(), nullable=False),
+        sa.PrimaryKeyConstraint("at", "device", "xid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
         "incidents",
         sa.Column("id", sa.String(), nullable=False),
         sa.Column("target", sa.String(), nullable=False),
