@@ -4,8 +4,8 @@ Rules for editors. A window of 24 floors leaks when all of these hold, and each 
 
 - it gained enough, by a slope that single outliers cannot make (Theil-Sen);
 - it ratchets: of six blocks at least four steps go up and none carries half of the rise (a shift, a plateau's steps);
-- it goes on: the second half of the life gained at least 1.5 times what the quarter before it did. A line gives twice
-  as much, a logarithm as much, what fills up less (warm-up, a cache);
+- it goes on: the second half of the life gained at least three quarters of what a line through the quarter before it
+  would: 1.5 times as much as that quarter, where a line gives twice, a logarithm once, and what fills up less;
 - it is straight: no curve that dies out, logarithm or exponential, fits the life as well as a line does, or a line
   after a start-up that is over;
 - it is significant: above the slopes that this very worker had before at this scale, once there are enough of them (a
@@ -34,8 +34,9 @@ MAX_GAPS = 1.5  # a window may span this much more than its floors
 MIN_INFLATION = 3.0  # of the slope's variance; memory is never a series of independent values
 MAD = 1.4826  # makes the median absolute deviation a standard deviation
 
+MIN_BEFORE = WINDOW // 8  # floors before a window that it must have left behind
 BLOCKS, MIN_RISING, MAX_STEP_SHARE = 6, 4, 0.5
-MIN_LATE_GAIN, LATE_SIGMAS = 1.5, 1.5
+LATE_SHARE, LATE_SIGMAS = 0.75, 1.5  # of what a line would have gained; and deviations beyond that
 STRAIGHT, FIRST_PART = 0.95, 12  # a line must leave 5 % less than any curve; the first twelfth of the life is left out
 STRAIGHT_LATER = 0.7  # and a line with a start-up that is over, which bends to more shapes, 30 % less
 MIN_PAST, MAX_PAST = 6, 40  # windows before this one, half overlapping, that make a distribution of slopes
@@ -117,7 +118,7 @@ class Trend:
             significant = score >= MIN_TAU * len(slopes) and gain > MIN_SNR * noise
         if not significant:
             return None
-        record = begun >= WINDOW // 4 and float(np.median(window[HALF:])) > self._record
+        record = begun >= MIN_BEFORE and float(np.median(window[HALF:])) > self._record
         return Rise(slope_of(times, window), record, risen=_level(floors, len(floors) - 1) - _level(floors, 0))
 
 
@@ -144,7 +145,8 @@ def _goes_on(floors: Floats, noise: float) -> bool:
     half, quarter = oldest + (newest - oldest) // 2, oldest + (newest - oldest) // 4
     late = _level(floors, newest - 2) - _level(floors, half)
     early = _level(floors, half) - _level(floors, quarter)
-    return late >= MIN_LATE_GAIN * max(early, 0.0) + LATE_SIGMAS * noise
+    a_lines = max(early, 0.0) * (newest - 2 - half) / (half - quarter)
+    return late >= LATE_SHARE * a_lines + LATE_SIGMAS * noise
 
 
 def _level(floors: Floats, at: int) -> float:
