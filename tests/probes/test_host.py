@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from builders import leave_out
 
 from probes.host import Host, Status, endpoint
 
@@ -268,20 +268,60 @@ def test_a_real_cgroup_says_what_its_process_holds() -> None:
             child.communicate("\n")
 
 
+IN_A_NAMESPACE = """
+import json, os, subprocess, sys
+from pathlib import Path
+from probes.host import Host
+root, outside = Path(sys.argv[1]), int(sys.argv[2])
+subprocess.run(["mount", "-t", "tmpfs", "none", root], check=True)
+(root / "memory").mkdir()
+v1 = ["mount", "-t", "cgroup", "-o", "memory", "none", root / "memory"]
+if subprocess.run(v1, stderr=subprocess.DEVNULL).returncode:
+    (root / "memory").rmdir()
+    subprocess.run(["mount", "-t", "cgroup2", "none", root], check=True)
+host = Host(cgroup=root)
+mine, theirs = host.memory_cgroup(os.getpid()), host.memory_cgroup(outside)
+print(json.dumps([mine and mine.used_bytes(), theirs and theirs.used_bytes()]))
+"""
+
+
+def test_a_container_sees_its_own_cgroup_and_no_other(tmp_path: Path) -> None:
+    """In a real cgroup namespace our cgroup is called `/`, and is not the machine's; ours here is outside of it."""
+    with nested_cgroup() as folder:
+        join = ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(folder / "cgroup.procs")]
+        inside = [
+            "unshare",
+            "--cgroup",
+            "--mount",
+            sys.executable,
+            "-c",
+            IN_A_NAMESPACE,
+            str(tmp_path),
+            str(os.getpid()),
+        ]
+        found = subprocess.run([*join, *inside], capture_output=True, text=True, check=False)
+        if "unshare: " in found.stderr:
+            pytest.skip(f"no namespace may be made here: {found.stderr.strip()}")
+        assert found.returncode == 0, found.stderr
+        mine, theirs = json.loads(found.stdout)
+        assert theirs is None
+        assert 1_000_000 < mine < 200_000_000, "the child alone is in it"
+
+
 @contextmanager
 def nested_cgroup() -> Iterator[Path]:
     """A new cgroup below our own that has a memory controller, of whichever version."""
     mine = Host().memory_cgroup(os.getpid())
     if mine is None:
-        leave_out("no memory cgroup")
+        pytest.skip("no memory cgroup")
     folder = mine.folders[0] / f"watchdog-test-{os.getpid()}"
     try:
         folder.mkdir()
     except OSError:
-        leave_out("no cgroup may be made here")
+        pytest.skip("no cgroup may be made here")
     try:
         if not any((folder / name).exists() for name in ("memory.current", "memory.usage_in_bytes")):
-            leave_out("the memory controller is not passed down")
+            pytest.skip("the memory controller is not passed down")
         yield folder
     finally:
         folder.rmdir()
