@@ -123,37 +123,32 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=3600.0, help="length of the recordings")
     parser.add_argument("--seed", type=int, default=7, help="of the network and of the clients")
     parser.add_argument("--folder", type=Path, default=RECORDINGS)
+    parser.add_argument("--picture", type=Path, metavar="FILE.svg")
 
 
 def run(options: argparse.Namespace) -> report.Report:
     truths = {**LEAKS, **HARMLESS, **BETWEEN}
     if options.record:
         record(tuple(truths), options.folder, seconds=options.seconds, seed=options.seed)
-    rows, verdicts = [], {}
-    for variant, truth in truths.items():
-        series = read(variant, options.folder)
-        judged = verdicts[variant] = judge(series)
-        first = slope_against(series, judged.told)
-        last = slope_against(series, judged.last)
-        rows.append(
-            (
-                variant,
-                truth,
-                _minute(judged.told.at if judged.told else None),
-                _minute(judged.over.at if judged.over else None),
-                _slopes(first),
-                _slopes(last),
-                *(_minute(None if at is None else at * 60) for at in naive(series).values()),
-            )
-        )
+    recordings = {variant: read(variant, options.folder) for variant in truths}
+    verdicts = {variant: judge(series) for variant, series in recordings.items()}
+    rows = [(v, truth, *_cells(recordings[v], verdicts[v])) for v, truth in truths.items()]
     header = ("variant", "truth", "ours", "over", "MB/min told (counted)", "in the end", *RULES)
     print("\nminute of the first alarm")
     report.show_table(rows, header=header)
+    if options.picture:
+        _draw(recordings, verdicts, options.picture)
     goals = [
         report.at_least("leaks found", sum(verdicts[v].told is not None for v in LEAKS), len(LEAKS), "", digits=0),
         report.at_most("harmless called leaking", sum(verdicts[v].told is not None for v in HARMLESS), 0, "", digits=0),
     ]
     return report.Report(name="leak_recorded", figures={"header": header, "rows": rows}, goals=goals)
+
+
+def _cells(series: Series, judged: Judged) -> tuple[str, ...]:
+    ours = (_minute(each.at if each else None) for each in (judged.told, judged.over))
+    slopes = (_slopes(slope_against(series, each)) for each in (judged.told, judged.last))
+    return *ours, *slopes, *(_minute(None if at is None else at * 60) for at in naive(series).values())
 
 
 def _minute(at_s: float | None) -> str:
@@ -162,6 +157,27 @@ def _minute(at_s: float | None) -> str:
 
 def _slopes(found: tuple[float, float] | None) -> str:
     return "" if found is None else f"{found[0]:.1f} ({found[1]:.1f})"
+
+
+def _draw(recordings: Mapping[str, Series], verdicts: Mapping[str, Judged], path: Path) -> None:
+    """Memory over the hour, one panel a variant; red from the alarm on, until it is over."""
+    from matplotlib import pyplot  # noqa: PLC0415  # an extra of the benchmarks
+
+    figure, panels = pyplot.subplots(2, 4, figsize=(12, 5), sharex=True)
+    for panel, (variant, series) in zip(panels.flat, recordings.items(), strict=True):
+        points = series.points[::12]
+        panel.plot([p.at / 60 for p in points], [(p.host_anon_bytes or 0) / MB for p in points], linewidth=1)
+        judged = verdicts[variant]
+        if judged.told is not None:
+            end = judged.over.at if judged.over else series.points[-1].at
+            panel.axvspan(judged.told.at / 60, end / 60, color="red", alpha=0.12)
+        panel.set_title(variant, fontsize=9)
+        panel.set_ylim(bottom=0)
+        panel.grid(alpha=0.3)
+    figure.supxlabel("minutes")
+    figure.supylabel("RssAnon, MB")
+    figure.tight_layout()
+    figure.savefig(path)
 
 
 if __name__ == "__main__":
