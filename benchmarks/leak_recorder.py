@@ -73,7 +73,14 @@ class Recorded:
                 time.sleep(0.1)
         self._thread.start()
 
-    def write(self, sample: MemorySample, began: float) -> None:
+    def write(self, began: float) -> None:
+        """One row for each worker, there being one. Raises RuntimeError when its client has given up."""
+        if not self._thread.is_alive():
+            raise RuntimeError(f"{self.variant}: no more requests are sent")
+        for sample in self.watch.sample(time.time()):
+            self._write(sample, began)
+
+    def _write(self, sample: MemorySample, began: float) -> None:
         load = "" if sample.load is None else f"{sample.load:.4f}"
         at = f"{sample.at - began:.2f}"
         cells = (at, sample.host_anon_bytes, sample.capacity_bytes, load, self.variant, self.kept_bytes)
@@ -126,6 +133,7 @@ class Recorded:
 def record(variants: tuple[str, ...], folder: Path, *, seconds: float, seed: int) -> None:
     """Write VARIANT.csv and about.json. All servers run at once, at low priority."""
     os.nice(15)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else the servers would go on
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         recorded = [Recorded(variant, folder, seed=seed, stack=stack) for variant in variants]
@@ -134,8 +142,7 @@ def record(variants: tuple[str, ...], folder: Path, *, seconds: float, seed: int
         began, began_at = time.monotonic(), time.time()
         for number in itertools.count(1):
             for each in recorded:
-                for sample in each.watch.sample(time.time()):
-                    each.write(sample, began_at)
+                each.write(began_at)
             if number * EVERY_S > seconds:
                 break
             time.sleep(max(0.0, began + number * EVERY_S - time.monotonic()))
