@@ -145,7 +145,7 @@ def main() -> None:
     torch.set_num_threads(1)
     args.pid_file.write_text(f"{os.getpid()}\n")
     app = Server(Model(args.variant, seed=args.seed)).app()
-    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning", access_log=False)
+    uvicorn.run(app, host="127.0.0.1", port=args.port, log_level="warning", access_log=False, timeout_keep_alive=3600)
 
 
 if __name__ == "__main__":
