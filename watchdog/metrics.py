@@ -91,9 +91,7 @@ class Metrics:
             for name, about in WORKER_FIGURES.items()
         }
         self.slope = Gauge("watchdog_leak_slope_bytes_per_second", "Growth of a worker's memory.", slot, registry=r)
-        self.exhaustion = Gauge(
-            "watchdog_memory_exhaustion_seconds", "Time until memory is full at that slope.", slot, registry=r
-        )
+        self.exhaustion = Gauge("watchdog_memory_exhaustion_seconds", "Time until memory is full.", slot, registry=r)
         self.verdict = Gauge(
             "watchdog_verdict",
             "1 for the present status of a check, 0 for the others.",
