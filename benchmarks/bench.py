@@ -20,6 +20,7 @@ ABOUT = {
     "scale": "how many targets one core can watch",
     "effect": "what canaries cost the server",
     "leak": "leaks, and what only looks like them",
+    "leak_recorded": "the same of a real server, as recorded",
     "store": "a year of history",
     "crash": "kill -9 at random moments",
     "fuzz": "hostile bytes for whatever reads them",
@@ -30,6 +31,7 @@ MORE = {
     "store": ["--thin"],
     "scale": ["--picture", str(RESULTS / "scale.svg")],
     "leak": ["--picture", str(RESULTS / "leak.svg")],
+    "leak_recorded": ["--picture", str(RESULTS / "leak_recorded.svg")],
     "fuzz": ["--seconds", "30"],
 }
 

@@ -6,6 +6,7 @@ Formats: proc_pid_stat(5), proc_net(5), and the kernel's cgroup-v1/memory.rst an
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
+from probes.cgroup import MemoryCgroup, find_memory_cgroup, read_kernel
+
 IpAddress = IPv4Address | IPv6Address
 Endpoint = tuple[IpAddress, int]
 
 _LISTEN = "0A"  # TCP_LISTEN of include/net/tcp_states.h
 _UNIX_LISTENING = 0x10000  # __SO_ACCEPTCON of include/uapi/linux/net.h
-_NO_LIMIT = 1 << 60  # cgroup v1 writes "no limit" as about 2**63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +35,14 @@ class Stat:
     @property
     def is_running(self) -> bool:
         return self.state not in "ZXx"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """anon_bytes: RssAnon, private memory in RAM, without mapped files and shared memory."""
+
+    anon_bytes: int | None
+    threads: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,26 +106,46 @@ class Host:
         rows = (row for row in self._tcp() if row[3] != _LISTEN and row[9] != "0")
         return {int(row[9]) for row in rows if _endpoint(row[1]) == local and _endpoint(row[2]) == remote}
 
-    def anon_bytes(self, pid: int) -> int | None:
-        """RssAnon: private memory in RAM, without mapped files and shared memory."""
-        match = re.search(r"^RssAnon:\s+(\d+) kB$", _read(self.proc / str(pid) / "status"), re.MULTILINE)
-        return None if match is None else int(match[1]) * 1024
+    def status(self, pid: int) -> Status:
+        """What /proc/PID/status tells; of a process that is gone, nothing."""
+        text = _read(self.proc / str(pid) / "status")
+        anon_kb, threads = _number_after("RssAnon:", text), _number_after("Threads:", text)
+        return Status(anon_bytes=None if anon_kb is None else anon_kb * 1024, threads=threads)
 
     def namespace_pids(self, pid: int) -> tuple[int, ...]:
         """The process's pid in each pid namespace it is in, ours first, its own container's last; () when unknown."""
         match = re.search(r"^NSpid:((?:\s+\d+)+)$", _read(self.proc / str(pid) / "status"), re.MULTILINE)
         return () if match is None else tuple(int(each) for each in match[1].split())
 
-    def capacity_bytes(self, pid: int) -> int | None:
-        """What the process's memory can grow to: the smallest limit of its cgroups, at most the machine's memory."""
-        match = re.search(r"^MemTotal:\s+(\d+) kB$", _read(self.proc / "meminfo"), re.MULTILINE)
-        limits = [] if match is None else [int(match[1]) * 1024]
-        for line in _read(self.proc / str(pid) / "cgroup").splitlines():
-            hierarchy, controllers, path = line.split(":", 2)
-            if hierarchy == "0":
-                limits += _limits(self.cgroup, path, "memory.max")
-            elif "memory" in controllers.split(","):
-                limits += _limits(self.cgroup / "memory", path, "memory.limit_in_bytes")
+    def fds(self, pid: int) -> int | None:
+        """How many file descriptors are open; None when the process is gone or another user's."""
+        try:
+            with os.scandir(self.proc / str(pid) / "fd") as entries:
+                return sum(1 for _ in entries)
+        except OSError:
+            return None
+
+    def fd_limit(self, pid: int) -> int | None:
+        """How many there may be (the soft limit of RLIMIT_NOFILE); None also for no limit."""
+        return _number_after("Max open files", _read(self.proc / str(pid) / "limits"))
+
+    def memory_cgroup(self, pid: int) -> MemoryCgroup | None:
+        """See `find_memory_cgroup`."""
+        process = self.proc / str(pid)
+        own = process / "root" / self.cgroup.relative_to(self.cgroup.anchor)
+        return find_memory_cgroup(pid, _read(process / "cgroup"), mounts=(self.cgroup, own))
+
+    def capacity_bytes(self, cgroup: MemoryCgroup | None) -> int | None:
+        """What the memory of a process in this cgroup can grow to: the smallest limit, at most the machine's memory.
+
+        A limit above what can be seen from here does not count. None when a limit may not be read.
+        """
+        total_kb = _number_after("MemTotal:", _read(self.proc / "meminfo"))
+        limits = [] if total_kb is None else [total_kb * 1024]
+        try:
+            limits += cgroup.limits() if cgroup is not None else []
+        except PermissionError:
+            return None
         return min(limits, default=None)
 
     def uptime_s(self) -> float | None:
@@ -150,20 +180,14 @@ def _plain(address: IpAddress) -> IpAddress:
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
-def _limits(root: Path, path: str, name: str) -> list[int]:
-    """Limits of a cgroup and all above it.
-
-    In a container the path may be one of the host's, or point above the root: what is not there is left out, and the
-    root's own file, which is the container's limit, is always looked at.
-    """
-    parts = [part for part in path.split("/") if part not in ("", "..")]
-    folders = [root.joinpath(*parts[:depth]) for depth in range(len(parts), -1, -1)]
-    texts = (_read(folder / name).strip() for folder in folders)
-    return [int(text) for text in texts if text.isdecimal() and int(text) < _NO_LIMIT]
+def _number_after(name: str, text: str) -> int | None:
+    """The first number of the line that begins with this name."""
+    match = re.search(rf"^{re.escape(name)}\s+(\d+)\b", text, re.MULTILINE)
+    return None if match is None else int(match[1])
 
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(errors="replace")
+        return read_kernel(path)
     except OSError:
         return ""

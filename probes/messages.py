@@ -234,7 +234,8 @@ class MemorySample:
     host_anon_bytes: RssAnon (not RSS: mapped weights and page cache are not the process's to leak).
     cgroup_bytes: what the worker's cgroup holds, less the page cache it gives back when asked; shared with whoever else
     is in it.
-    capacity_bytes: what host_anon_bytes can grow to (cgroup limit, else the machine's memory).
+    capacity_bytes: what host_anon_bytes can grow to: the smallest memory.max or memory.high of its cgroups that can be
+    seen, at most the machine's memory.
     gpu_used_bytes: this process on its device(s) as NVML tells; gpu_capacity_bytes: the device's memory.
     device_used_bytes: everything on the device, other processes included.
     load: CPU seconds per second that the worker used since the sample before; None for the first of a life.

@@ -107,19 +107,27 @@ class WorkerWatch:
         }
 
     def _measure(self, slot: int, life: Life, now: float) -> MemorySample:
-        anon, capacity = self._host.anon_bytes(life.pid), self._host.capacity_bytes(life.pid)
-        uptime = self._host.uptime_s()
-        alive = is_alive(life, host=self._host)  # asked last: else the figures may be those of the pid's next owner
+        host, pid = self._host, life.pid
+        status, cgroup, uptime = host.status(pid), host.memory_cgroup(pid), host.uptime_s()
         age = None if uptime is None else uptime - life.start_ticks / os.sysconf("SC_CLK_TCK")
-        return MemorySample(
+        known = MemorySample(
             target=self._target,
             slot=slot,
             life=life.key,
             at=now,
-            host_anon_bytes=anon if alive else None,
-            capacity_bytes=capacity if alive else None,
             uptime_s=age if age is not None and age >= 0 else None,
         )
+        full = replace(
+            known,
+            host_anon_bytes=status.anon_bytes,
+            cgroup_bytes=None if cgroup is None else cgroup.used_bytes(),
+            capacity_bytes=host.capacity_bytes(cgroup),
+            fds=host.fds(pid),
+            fd_limit=host.fd_limit(pid),
+            threads=status.threads,
+        )
+        # asked last: else the figures may be those of the pid's next owner
+        return full if is_alive(life, host=host) else known
 
 
 def life_of(pid: int, *, host: Host | None = None) -> Life | None:

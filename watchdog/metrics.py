@@ -21,7 +21,8 @@ from watchdog.series import AbsentGauge, Series, TargetGauges, begin, end
 
 LATENCY_BUCKETS_S = tuple(0.001 * 2 ** (i / 2) for i in range(28))  # 1 ms to 11.6 s in steps of 41 %
 LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
-MEMORY_KINDS = ("host_anon", "gpu_used", "device_used", "allocated", "reserved", "capacity", "gpu_capacity")
+MEMORY_KINDS = ("host_anon", "cgroup", "gpu_used", "device_used", "allocated", "reserved", "capacity", "gpu_capacity")
+WORKER_FIGURES = {"fds": "Open file descriptors.", "fd_limit": "How many there may be.", "threads": "Threads."}
 RECYCLE_REASONS = (
     *(Reason.TIMEOUT, Reason.REFUSED, Reason.CONNECTION_FAILED, Reason.SERVER_ERROR),
     *(Reason.NOT_READABLE, Reason.WRONG_TEXT, Reason.WRONG_SHAPE, Reason.NOT_FINITE, Reason.DRIFTED),
@@ -85,12 +86,12 @@ class Metrics:
             registry=r,
         )
         self.memory = Gauge("watchdog_memory_bytes", "Memory of a worker.", ("target", "slot", "kind"), registry=r)
-        self.slope = Gauge(
-            "watchdog_leak_slope_bytes_per_second", "Growth of a worker's memory with its interval.", slot, registry=r
-        )
-        self.exhaustion = Gauge(
-            "watchdog_memory_exhaustion_seconds", "Time until memory is full at that slope.", slot, registry=r
-        )
+        self.worker = {
+            name: Gauge(f"watchdog_worker_{name}", about, ("target", "slot"), registry=r)
+            for name, about in WORKER_FIGURES.items()
+        }
+        self.slope = Gauge("watchdog_leak_slope_bytes_per_second", "Growth of a worker's memory.", slot, registry=r)
+        self.exhaustion = Gauge("watchdog_memory_exhaustion_seconds", "Time until memory is full.", slot, registry=r)
         self.verdict = Gauge(
             "watchdog_verdict",
             "1 for the present status of a check, 0 for the others.",
@@ -247,14 +248,17 @@ class Metrics:
             self._gauges.set(self.model_load, (burst.target,), burst.facts["model_load_s"])
 
     def observe_memory(self, target: str, samples: Sequence[MemorySample]) -> None:
-        """Set the memory gauges of a target's workers; what is None, and every slot without a worker, is removed."""
+        """Set the gauges of a target's workers; what is None, and every slot without a worker, is removed."""
         present = {str(sample.slot) for sample in samples}
+        of_a_slot = (self.memory, self.slope, self.exhaustion, *self.worker.values())
         for gauge, labels in self._gauges.lines_of(target):
-            if gauge in (self.memory, self.slope, self.exhaustion) and labels[1] not in present:
+            if gauge in of_a_slot and labels[1] not in present:
                 self._gauges.set(gauge, labels, None)
         for sample in samples:
             for kind in MEMORY_KINDS:
                 self._gauges.set(self.memory, (target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
+            for name, gauge in self.worker.items():
+                self._gauges.set(gauge, (target, str(sample.slot)), getattr(sample, name))
 
     def observe_gpu(self, sample: GpuSample) -> None:
         """Count what happened to a target's devices since the sample before."""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -246,6 +247,7 @@ def test_memory_samples_follow_private_memory() -> None:
         assert 45_000_000 < after.host_anon_bytes - before.host_anon_bytes < 80_000_000
         assert after.capacity_bytes is not None
         assert after.capacity_bytes > after.host_anon_bytes
+        assert after.cgroup_bytes is None or after.cgroup_bytes > 50_000_000, "the worker's share is in it"
         assert (before.target, before.slot, before.at, after.at) == ("toy", 0, 10.0, 20.0)
         assert before.life == after.life == watch.find()[0].key
         assert before.uptime_s is not None
@@ -255,6 +257,21 @@ def test_memory_samples_follow_private_memory() -> None:
         assert before.load is None, "there is nothing to compare with"
         assert after.load is not None
         assert 0 <= after.load < 64, "CPU seconds a second"
+
+
+def test_descriptors_and_threads_are_counted() -> None:
+    """Connections that are kept are descriptors of the worker's."""
+    with serving("single") as served:
+        watch = WorkerWatch(ProcessSpec(port=served.port), target="toy")
+        [before] = watch.sample(now=10.0)
+        with socket.create_connection(("127.0.0.1", served.port)) as ours:
+            ours.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert ours.recv(4096)
+            [after] = watch.sample(now=20.0)
+        assert before.fds is not None
+        assert after.fds == before.fds + 1
+        assert after.fd_limit == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        assert after.threads == 1
 
 
 def test_the_holder_of_the_other_end_is_the_peer() -> None:

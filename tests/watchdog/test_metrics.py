@@ -61,7 +61,8 @@ def busy_metrics() -> Metrics:
     ratio = {"ratio": 1.3, "ratio_low": 1.2, "ratio_high": 1.4, "p95_s": 0.05, "baseline_p95_s": 0.04}
     metrics.observe_verdict(make_verdict(Check.LATENCY, Status.WORSE, "default", **ratio))
     slope = {"slope_bytes_per_hour": 7200.0, "slope_low": 3600.0, "slope_high": 10800.0, "seconds_to_capacity": 9e4}
-    metrics.observe_memory("api", [make_memory(0, host_anon_bytes=5, capacity_bytes=10), make_memory(1)])
+    counts = {"fds": 12, "fd_limit": 1024, "threads": 4}
+    metrics.observe_memory("api", [make_memory(0, host_anon_bytes=5, capacity_bytes=10, **counts), make_memory(1)])
     metrics.observe_verdict(make_verdict(Check.MEMORY, Status.WORSE, "slot 0", **slope))
     metrics.observe_status("api", Check.MEMORY, Status.WORSE)
     metrics.observe_incidents({("api", Check.MEMORY, Level.PAGE): 1})
@@ -75,6 +76,9 @@ CONTRACT = {
     "latency_ratio": {"target", "canary", "bound"},
     "latency_quantile_seconds": {"target", "canary", "q", "window"},
     "memory_bytes": {"target", "slot", "kind"},
+    "worker_fds": {"target", "slot"},
+    "worker_fd_limit": {"target", "slot"},
+    "worker_threads": {"target", "slot"},
     "leak_slope_bytes_per_second": {"target", "slot", "bound"},
     "memory_exhaustion_seconds": {"target", "slot", "bound"},
     "verdict": {"target", "check", "status"},
@@ -217,18 +221,28 @@ def test_memory_that_cannot_be_read_has_no_line() -> None:
     assert read(metrics)["watchdog_memory_bytes"] == {labelled(target="api", slot="0", kind="host_anon"): 6}
 
 
-@pytest.mark.parametrize("left", [[], [make_memory(0, host_anon_bytes=5)]], ids=["no worker", "one worker"])
-def test_worker_that_is_gone_has_no_lines(left: list[MemorySample]) -> None:
-    """A slot without a worker takes its memory, its slope and its forecast with it."""
+def test_what_a_worker_holds_besides_memory_is_told() -> None:
+    """Each by itself: what cannot be read has no line."""
     metrics = make_metrics()
-    metrics.observe_memory("api", [make_memory(slot, host_anon_bytes=5) for slot in (0, 1)])
+    metrics.observe_memory("api", [make_memory(0, cgroup_bytes=9, fds=12, threads=4)])
+    found, slot = read(metrics), labelled(target="api", slot="0")
+    assert found["watchdog_memory_bytes"] == {labelled(target="api", slot="0", kind="cgroup"): 9}
+    assert (found["watchdog_worker_fds"], found["watchdog_worker_threads"]) == ({slot: 12}, {slot: 4})
+    assert "watchdog_worker_fd_limit" not in found
+
+
+@pytest.mark.parametrize("left", [[], [make_memory(0, fds=3, host_anon_bytes=5)]], ids=["no worker", "one worker"])
+def test_worker_that_is_gone_has_no_lines(left: list[MemorySample]) -> None:
+    """A slot without a worker takes its memory, its descriptors, its slope and its forecast with it."""
+    metrics = make_metrics()
+    metrics.observe_memory("api", [make_memory(slot, fds=3, host_anon_bytes=5) for slot in (0, 1)])
     for slot in (0, 1):
         metrics.observe_verdict(make_verdict(Check.MEMORY, Status.WORSE, f"slot {slot}", slope_bytes_per_hour=3600.0))
     metrics.observe_memory("other", [])
     assert len(read(metrics)["watchdog_memory_bytes"]) == 2
     metrics.observe_memory("api", left)
     found = read(metrics)
-    for name in ("memory_bytes", "leak_slope_bytes_per_second"):
+    for name in ("memory_bytes", "worker_fds", "leak_slope_bytes_per_second"):
         slots = {dict(labels)["slot"] for labels in found.get(f"watchdog_{name}", {})}
         assert slots == {str(s.slot) for s in left}
 

@@ -101,6 +101,7 @@ def test_running_daemon_has_loaded_nothing_heavy(up_to_date: Path) -> None:
         wait_until(lambda: "watchdog_last_success_timestamp_seconds{" in answers(f"{web}/metrics"), "a good burst")
         wait_until(lambda: '"chat"' in answers(f"{web}/api/v1/verdicts"), "verdicts were stored")
         wait_until(lambda: "watchdog_memory_bytes{" in answers(f"{web}/metrics"), "memory was sampled")
+        assert "watchdog_worker_fds{" in answers(f"{web}/metrics"), "and whatever else a worker holds"
         assert answers(f"{web}/").startswith("<!doctype html>")
 
         child.send_signal(signal.SIGUSR1)
