@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from torch import nn
 
-from watchdog_agent.identity import WatchdogASGI
+from watchdog_agent.middleware import WatchdogASGI
 
 FEATURES, CLASSES = 16, 4
 

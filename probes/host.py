@@ -101,6 +101,11 @@ class Host:
         match = re.search(r"^RssAnon:\s+(\d+) kB$", _read(self.proc / str(pid) / "status"), re.MULTILINE)
         return None if match is None else int(match[1]) * 1024
 
+    def namespace_pids(self, pid: int) -> tuple[int, ...]:
+        """The process's pid in each pid namespace it is in, ours first, its own container's last; () when unknown."""
+        match = re.search(r"^NSpid:((?:\s+\d+)+)$", _read(self.proc / str(pid) / "status"), re.MULTILINE)
+        return () if match is None else tuple(int(each) for each in match[1].split())
+
     def capacity_bytes(self, pid: int) -> int | None:
         """What the process's memory can grow to: the smallest limit of its cgroups, at most the machine's memory."""
         match = re.search(r"^MemTotal:\s+(\d+) kB$", _read(self.proc / "meminfo"), re.MULTILINE)

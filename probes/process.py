@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from probes.agent import AgentClient
 from probes.gpu.reader import GpuReader, GpuReading
 from probes.host import Host, Stat, endpoint
 from probes.messages import Life, MemorySample
@@ -49,15 +50,23 @@ class ProcessSpec:
 class WorkerWatch:
     """A target's workers over time. May be asked from several threads.
 
-    gpu: figures of the workers on the GPU; None on a machine or for a target without one.
+    gpu: figures of the workers on the GPU; None on a machine or for a target without one. agents: asked for what only
+    the workers themselves know; None asks nobody.
     """
 
     def __init__(
-        self, spec: ProcessSpec, *, target: str, gpu: GpuReader | None = None, host: Host | None = None
+        self,
+        spec: ProcessSpec,
+        *,
+        target: str,
+        gpu: GpuReader | None = None,
+        agents: AgentClient | None = None,
+        host: Host | None = None,
     ) -> None:
         self._spec = spec
         self._target = target
         self._gpu = gpu
+        self._agents = agents
         self._host = host or Host()
         self._slots: dict[int, Life] = {}
         self._used: dict[Life, tuple[float, float]] = {}  # CPU seconds, and when that was
@@ -92,6 +101,8 @@ class WorkerWatch:
         workers = self.find()
         loads = self._loads(workers.values())
         samples = [replace(self._measure(slot, life, now), load=loads.get(life)) for slot, life in workers.items()]
+        if self._agents is not None and samples:
+            samples = self._agents.complete(samples, workers)
         if self._gpu is None or not self._gpu.available or not samples:
             return samples
         reading = self._gpu.read()
@@ -129,6 +140,19 @@ def life_of(pid: int, *, host: Host | None = None) -> Life | None:
     """The life that has this pid now; None when no process has, or only a zombie."""
     stat = (host or Host()).stat(pid)
     return None if stat is None or not stat.is_running else _life(stat)
+
+
+def find_named(name: str, candidates: Iterable[Life], *, host: Host | None = None) -> Life | None:
+    """Which of the candidates calls itself PID@START_TICKS; None when none does.
+
+    Inside a container a process sees another pid, but the same start.
+    """
+    host = host or Host()
+    pid, _, ticks = name.partition("@")
+    young = [life for life in candidates if str(life.start_ticks) == ticks]
+    return next(
+        (life for life in young if pid == str(life.pid) or pid in map(str, host.namespace_pids(life.pid))), None
+    )
 
 
 def is_alive(life: Life, *, host: Host | None = None) -> bool:

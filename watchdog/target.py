@@ -17,6 +17,7 @@ from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.leak import LeakWatch
+from probes.agent import AgentClient
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
@@ -51,6 +52,7 @@ class Target:
     monotonic: Callable[[], float]
     sleep: Callable[[float], object]
     workers: WorkerWatch | None = None
+    agents: AgentClient | None = None
     gpu: GpuReader | None = None
     group: str | None = None
     peers: frozenset[str] = frozenset()

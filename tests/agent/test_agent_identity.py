@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from watchdog_agent import identity
-from watchdog_agent.identity import WatchdogASGI, WatchdogWSGI
+from watchdog_agent.middleware import WatchdogASGI, WatchdogWSGI
 
 ASKING = {"X-Watchdog-Canary": "default"}
 
@@ -139,7 +139,7 @@ def test_each_forked_worker_names_itself() -> None:
     """A value worked out in the master before the fork is not the worker's; without torch no version is named."""
     script = (
         "import os\n"
-        "from watchdog_agent.identity import WatchdogWSGI\n"
+        "from watchdog_agent.middleware import WatchdogWSGI\n"
         "def app(environ, start):\n"
         "    start('200 OK', [])\n"
         "    return []\n"

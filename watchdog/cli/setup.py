@@ -16,6 +16,7 @@ from watchdog.bootstrap import build_targets
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
 from watchdog.config import Config, HttpCanarySection, load_config
 from watchdog.migrations.migrate import bring_up_to_date
+from watchdog_agent.agent_wire import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -90,6 +91,11 @@ def _look(config: Config) -> list[Row]:
         if lives is not None:
             pids = ", ".join(str(life.pid) for life in lives) or "no process found"
             rows.append({"what": f"{target.name} workers", "ok": bool(lives), "detail": pids})
+        if target.agents is not None:
+            for life, reading in target.agents.ask(lives or []).items():
+                detail = reading.detail if reading.report is None else _agent_says(reading.report)
+                what = f"{target.name} agent of {life.pid}"
+                rows.append({"what": what, "ok": reading.report is not None, "detail": detail})
         if target.gpu is not None:
             seen = "NVML answers" if target.gpu.available else f"no GPU: {target.gpu.why}"
             wanted = target.device == "cuda"
@@ -99,6 +105,11 @@ def _look(config: Config) -> list[Row]:
     rows += [_reach(n.name, n.url.get_secret_value()) for n in config.notifier]
     database.close()
     return rows
+
+
+def _agent_says(report: Report) -> str:
+    known = {"serves": report.version, **report.versions, "requests": report.requests, "shapes": report.shapes}
+    return "good, " + ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
 
 
 def _reach(name: str, address: str) -> Row:
