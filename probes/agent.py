@@ -128,7 +128,7 @@ class AgentClient:
         found: dict[Life, Reading] = {}
         faults: dict[int, Reading] = {}
         for port, answer in came.items():
-            reading = read_answer(answer if isinstance(answer, CallFault) else answer.partition(b"\r\n\r\n")[2], None)
+            reading = read_answer(answer if isinstance(answer, CallFault) else _from_http(answer), None)
             self._note_rest(port, reading)
             said = reading.report or reading.trimmed
             life = next((each for each, own in names.items() if said is not None and said.life in own), None)
@@ -172,6 +172,11 @@ def _is(life: Life, line: socket.socket) -> bool:
     """Whether that very process opened the socket."""
     pid, _, _ = struct.unpack("3i", line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
     return bool(pid == life.pid)
+
+
+def _from_http(answer: bytes) -> bytes | CallFault:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return CallFault.FORBIDDEN if head.startswith(b"HTTP/1.1 401 ") else body
 
 
 def _as_http(line: bytes, token: str) -> bytes:

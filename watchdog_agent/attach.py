@@ -35,8 +35,9 @@ LOOK_S = 60.0  # how soon a door that somebody closed or removed is opened again
 RETRY_S = 60.0  # after one that could not be opened
 PAUSE_S = 1.0  # after one that was lost: whoever closes descriptors may not be done yet
 CHILD_S = 0.5  # a child that only runs another program, or ends at once, never opens a door
-FORK_WAIT_S = 0.2  # a fork waits so long for an answer under way, so that no lock of it goes into the child
+FORK_WAIT_S = 0.2  # a fork waits at most so long for the thread to end, so that no lock of it goes into the child
 MAX_VERSION_CHARS = 100
+NOBODY = -1  # no process has this pid
 
 
 def attach(
@@ -62,7 +63,8 @@ def attach(
         agent = _ATTACHED.setdefault("agent", new)  # in one step: no lock that a fork could copy while it is held
         if agent is new:
             agent.begin()
-    agent.follow_fork()
+    if not _is_before_uwsgi_forks():
+        agent.follow_fork()
     return agent
 
 
@@ -82,8 +84,10 @@ class Agent:
         self._open_door = open_door
         self._door: Optional[Door] = None
         self._logged = False
+        self._closed = False
+        self._pid = os.getpid()
+        self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
-        self._renew()
 
     @property
     def address(self) -> Optional[str]:
@@ -96,8 +100,12 @@ class Agent:
         with self._noting():
             os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._reborn)
             atexit.register(self._at_exit)
-            LEDGER.on_fork = self._reborn
-            self._join_uwsgi()
+            LEDGER.on_fork = self.follow_fork
+            self._hook_into_uwsgi()
+            if _is_before_uwsgi_forks():  # a thread of ours would take the interpreter's lock into every worker
+                self._pid = NOBODY
+                LEDGER.forget_process()
+                return
         self._start(0.0)
 
     def follow_fork(self) -> None:
@@ -107,12 +115,8 @@ class Agent:
 
     def close(self) -> None:
         """Close the door for good; for whoever embeds the agent in something that outlives it."""
-        self._stop.set()
-        door, thread = self._door, self._thread
-        if door is not None:
-            door.wake()
-        if thread is not None and thread is not threading.current_thread():
-            thread.join(FORK_WAIT_S + 1.0)
+        self._closed = True
+        self._end_thread(FORK_WAIT_S + 1.0)
         if _ATTACHED.get("agent") is self:
             del _ATTACHED["agent"]
 
@@ -132,14 +136,17 @@ class Agent:
         while not stop.is_set():
             pause_s = RETRY_S
             with self._noting():
-                with self._busy:
+                door = self._door
+                if door is None:
                     door = self._door = self._open_door()
                 self.problem, self._logged = None, False
                 try:
                     self._serve(door, stop)
                 finally:
-                    self._door = None
-                    door.close(remove=stop.is_set())
+                    forking = stop.is_set() and not self._closed  # the door stays open, and the next thread goes on
+                    if not forking:
+                        self._door = None
+                        door.close(remove=self._closed)
                 pause_s = PAUSE_S
             stop.wait(pause_s)
 
@@ -155,45 +162,50 @@ class Agent:
             if caller is not None:
                 talk(caller, token=door.token, answer=self._answer)
 
-    def _answer(self, question: Question) -> Answer:
-        with self._busy:
-            return report(LEDGER) if isinstance(question, Ask) else Trimmed(life=life_key(), steps=trim())
+    @staticmethod
+    def _answer(question: Question) -> Answer:
+        return report(LEDGER) if isinstance(question, Ask) else Trimmed(life=life_key(), steps=trim())
+
+    def _end_thread(self, wait_s: float) -> None:
+        self._stop.set()
+        door, thread = self._door, self._thread
+        if thread is None or thread is threading.current_thread() or not thread.is_alive():
+            return
+        if door is not None:
+            door.knock()
+        thread.join(wait_s)
+        for _ in range(50):  # from 3.12 on Python warns of forks while the kernel still sees a second thread
+            if not os.path.exists(f"/proc/self/task/{thread.native_id}"):  # noqa: PTH110 - no pathlib inside a server
+                break
+            time.sleep(0.0001)
 
     # --- forks and the end --------------------------------------------------------------------------------------------
 
-    def _renew(self) -> None:
-        """What belongs to one process."""
-        self._pid = os.getpid()
-        self._busy = threading.Lock()
-        self._holding = False
-        self._stop = threading.Event()
-        self._thread = None
-
     def _before_fork(self) -> None:
+        """No thread but the forking one goes into a child: what ours was at would never be finished there."""
         with self._noting():
-            self._holding = self._busy.acquire(timeout=FORK_WAIT_S)
+            self._end_thread(FORK_WAIT_S)
 
     def _after_fork(self) -> None:
         with self._noting():
-            if self._holding:
-                self._holding = False
-                self._busy.release()
+            if self._stop.is_set() and not self._closed:
+                self._stop = threading.Event()
+                self._start(0.0)
 
     def _reborn(self) -> None:
         """In the child: the parent's door is not ours, its thread is not here."""
         with self._noting():
-            closed = self._stop.is_set()
             door, self._door = self._door, None
-            self._renew()
+            self._pid, self._stop, self._thread = os.getpid(), threading.Event(), None
             LEDGER.reset()
             if door is not None:
                 door.close(remove=False)
-            if not closed:
+            if not self._closed:
                 self._start(CHILD_S)
 
-    def _join_uwsgi(self) -> None:
-        """uWSGI forks in C and calls only its own hook."""
-        uwsgi = sys.modules.get("uwsgi")
+    def _hook_into_uwsgi(self) -> None:
+        """uWSGI forks in C and calls only its own hook; where somebody else takes that, the first request starts us."""
+        uwsgi: Any = sys.modules.get("uwsgi")
         if uwsgi is None:
             return
         before = getattr(uwsgi, "post_fork_hook", None)
@@ -203,11 +215,12 @@ class Agent:
                 before()
             self.follow_fork()
 
-        uwsgi.post_fork_hook = hook  # type: ignore[attr-defined]
+        uwsgi.post_fork_hook = hook
 
     def _at_exit(self) -> None:
         door = self._door
         if self._pid == os.getpid() and door is not None:
+            self._closed = True
             self._stop.set()
             door.close(remove=True)
 
@@ -221,18 +234,24 @@ class Agent:
                 self._note(error)
 
     def _note(self, error: Exception) -> None:
-        self.problem = f"{type(error).__name__}: {error}"
+        said = f"{type(error).__name__}: {error}"
         if not self._logged:
             self._logged = True
             import logging  # most hosts have it; the others do not need it until now
 
-            logging.getLogger("watchdog_agent").warning("the watchdog cannot ask this process: %s", self.problem)
+            logging.getLogger("watchdog_agent").warning("the watchdog cannot ask this process: %s", said)
+        self.problem = said
+
+
+def _is_before_uwsgi_forks() -> bool:
+    uwsgi: Any = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.worker_id() == 0
 
 
 def _opener(folder: Optional[str], port: Optional[int], token: Optional[str]) -> Callable[[], Door]:
     if port is None and token is None:
-        where = os.path.abspath(folder or default_folder())  # noqa: PTH100 - now: the host may change its folder
-        return lambda: doors.open_folder(where)
+        here = os.getcwd()  # noqa: PTH109 - now: the host may go elsewhere
+        return lambda: doors.open_folder(os.path.join(here, folder or default_folder()))  # noqa: PTH118
 
     def open_port() -> Door:
         if port is None or token is None:

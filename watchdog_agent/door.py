@@ -55,11 +55,11 @@ class Door:
             return None
         return caller
 
-    def wake(self) -> None:
-        """End the wait of a thread that polls it; it is of no further use."""
-        with contextlib.suppress(OSError):
-            if self._is_ours():
-                self._listener.shutdown(socket.SHUT_RDWR)
+    def knock(self) -> None:
+        """Wake the thread that polls it, as any caller does."""
+        with contextlib.suppress(OSError), socket.socket(self._listener.family, socket.SOCK_STREAM) as caller:
+            caller.settimeout(0)
+            caller.connect(self._path or self._listener.getsockname())
 
     def close(self, *, remove: bool) -> None:
         """Let go of the descriptor, unless it is another's by now. remove: of the name too."""

@@ -36,6 +36,10 @@ class Ledger:
         self._in_flight = 0
         self._shapes: Optional[Set[int]] = None
 
+    def forget_process(self) -> None:
+        """Take the next request as that of a child, whatever process it is in."""
+        self._pid = -1
+
     @property
     def requests(self) -> Optional[int]:
         """Begun in this life; None when nothing counts them."""

@@ -62,7 +62,7 @@ def reset_peak() -> None:
 def host_anon_bytes(status: str = "/proc/self/status") -> Optional[int]:
     """RssAnon: what the process itself took, mapped weights and page cache left out. None where /proc is missing."""
     try:
-        with open(status, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - pathlib is slower in a server
+        with open(status, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib is slower in a server
             for line in file:
                 if line.startswith("RssAnon:"):
                     return int(line.split()[1]) * 1024

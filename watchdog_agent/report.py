@@ -16,7 +16,7 @@ def report(ledger: Ledger) -> Report:
     gpu: Dict[str, int] = _or_none(memory.allocator_figures) or {}
     versions = {"python": platform.python_version(), **(_or_none(identity.loaded_versions) or {})}
     return Report(
-        life=identity.life_key(),
+        life=_or_none(identity.life_key),
         version=ledger.version,
         versions={name: version[:100] for name, version in versions.items()},
         model_load_s=ledger.model_load_s,
@@ -24,7 +24,7 @@ def report(ledger: Ledger) -> Report:
         in_flight=ledger.in_flight,
         shapes=ledger.shapes,
         recompiles=_or_none(recompiles),
-        host_anon_bytes=memory.host_anon_bytes(),
+        host_anon_bytes=_or_none(memory.host_anon_bytes),
         allocated_bytes=gpu.get("allocated_bytes"),
         reserved_bytes=gpu.get("reserved_bytes"),
         active_bytes=gpu.get("active_bytes"),

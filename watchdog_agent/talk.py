@@ -37,6 +37,8 @@ def talk(caller: socket.socket, *, token: Optional[bytes], answer: Callable[[Que
             status, said = getattr(mistake, "status", 400), Refused(why=str(mistake)[:200])
         except (OSError, EOFError):
             return
+        except Exception as error:  # noqa: BLE001 - an answer that fails must not end the conversations
+            status, said = 200, Refused(why=f"{type(error).__name__}: {error}"[:200])
         try:
             line = agent_wire.encode_answer(said)
         except wire.WireError as error:
