@@ -69,6 +69,7 @@ class WorkerWatch:
         self._agents = agents
         self._host = host or Host()
         self._slots: dict[int, Life] = {}
+        self._trimmed: dict[Life, int] = {}
         self._used: dict[Life, tuple[float, float]] = {}  # CPU seconds, and when that was
         self._lock = threading.Lock()
 
@@ -100,13 +101,23 @@ class WorkerWatch:
         """Memory of every worker at `now`; empty when there are none. A figure that cannot be read is None."""
         workers = self.find()
         loads = self._loads(workers.values())
-        samples = [replace(self._measure(slot, life, now), load=loads.get(life)) for slot, life in workers.items()]
+        with self._lock:
+            trimmed, self._trimmed = self._trimmed, {}
+        samples = [
+            replace(self._measure(slot, life, now), load=loads.get(life), trimmed_bytes=trimmed.get(life))
+            for slot, life in workers.items()
+        ]
         if self._agents is not None and samples:
             samples = self._agents.complete(samples, workers)
         if self._gpu is None or not self._gpu.available or not samples:
             return samples
         reading = self._gpu.read()
         return [_with_gpu(sample, workers[sample.slot].pid, reading) for sample in samples]
+
+    def note_trim(self, life: Life, given_back_bytes: int) -> None:
+        """The worker's next sample says that it follows a trim, which explains why it is lower."""
+        with self._lock:
+            self._trimmed[life] = given_back_bytes
 
     def _loads(self, lives: Iterable[Life]) -> dict[Life, float]:
         """CPU seconds per second of each life since the last call; none for one that is new."""

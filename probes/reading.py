@@ -96,6 +96,16 @@ def implausible(report: Report) -> str:
     return ""
 
 
+def given_back(trimmed: Trimmed) -> int:
+    """Bytes of host memory and of the CUDA allocator that all steps gave back together, as the agent says."""
+    if not trimmed.steps:
+        return 0
+    before, after = trimmed.steps[0].before, trimmed.steps[-1].after
+    pairs = ((before.host_anon_bytes, after.host_anon_bytes), (before.reserved_bytes, after.reserved_bytes))
+    back = sum(max(0, had - has) for had, has in pairs if had is not None and has is not None)
+    return min(back, MOST)
+
+
 def with_reading(sample: MemorySample, reading: Reading) -> MemorySample:
     """The sample with what was said; where it is missing, with the fault alone."""
     said = reading.report

@@ -35,6 +35,7 @@ RECYCLE_REASONS = (
     Reason.LEAKING,
     Reason.LIMIT_EXCEEDED,
     "max_age",
+    "max_requests",
     "by_hand",
 )
 PHASES = ("connect", "first_byte", "last_byte")

@@ -13,6 +13,7 @@ from alerts.episode import RecyclePolicy
 from alerts.gate import Held
 from alerts.recovery import Recovery, judge_recovery
 from alerts.recyclers import Recycler
+from alerts.trim import Trimmed
 from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
@@ -24,6 +25,7 @@ from probes.gpu.reader import GpuReader
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
+from probes.reading import given_back
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
 
@@ -125,6 +127,26 @@ class Target:
         if self.device == "cuda" and (self.gpu is None or not self.gpu.available or self.gpu.lost):
             return "gpu"
         return None
+
+    @property
+    def can_trim(self) -> bool:
+        return self.agents is not None and self.workers is not None
+
+    def trim(self, life: Life, channel: str) -> Trimmed:
+        if self.agents is None or self.workers is None:
+            return Trimmed(before=None, after=None, detail="no [target.agent] is configured")
+        before = self._figure(life, channel)
+        reading = self.agents.trim(life)
+        if reading.trimmed is None:
+            return Trimmed(before=before, after=None, detail=reading.detail)
+        after = self._figure(life, channel)
+        self.workers.note_trim(life, given_back(reading.trimmed))
+        return Trimmed(before=before, after=after)
+
+    def _figure(self, life: Life, channel: str) -> int | None:
+        """As the kernel and NVML see it where they can: what a worker says of itself proves nothing."""
+        figure: int | None = next((getattr(s, channel, None) for s in self.sample_memory() if s.life == life.key), None)
+        return figure
 
     @property
     def evidence_age_s(self) -> float:
