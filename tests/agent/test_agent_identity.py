@@ -129,7 +129,7 @@ def test_what_is_not_http_passes_as_it_is(kind: str) -> None:
 def test_an_answer_is_never_spoiled_by_the_header() -> None:
     """Should naming the worker fail, the answer goes out without a name."""
     broken = WatchdogWSGI(_wsgi)
-    broken._worker.header = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    broken._worker.header = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     sent: list[Any] = []
     assert broken({"HTTP_X_WATCHDOG_CANARY": "x"}, lambda *a: sent.append(a)) == [b"hello"]
     assert sent == [("200 OK", [("Content-Type", "text/plain"), ("X-Own", "kept")])]

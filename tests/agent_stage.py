@@ -19,7 +19,7 @@ from probes.messages import Life
 from probes.process import life_of
 from probes.reading import Reading
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 PATIENCE_S = 30.0
 TOKEN = "a token of the tests"
 Found = TypeVar("Found")
