@@ -29,6 +29,8 @@ from probes.reading import given_back
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
 
+FLOOR_LOOKS, FLOOR_APART_S = 10, 0.2  # two seconds, in which most requests begin and end
+
 
 @dataclass(kw_only=True)
 class Target:
@@ -135,18 +137,29 @@ class Target:
     def trim(self, life: Life, channel: str) -> Trimmed:
         if self.agents is None or self.workers is None:
             return Trimmed(before=None, after=None, detail="no [target.agent] is configured")
-        before = self._figure(life, channel)
+        before = self._floor(life, channel)
         reading = self.agents.trim(life)
         if reading.trimmed is None:
             return Trimmed(before=before, after=None, detail=reading.detail)
-        after = self._figure(life, channel)
+        after = self._floor(life, channel)
         self.workers.note_trim(life, given_back(reading.trimmed))
         return Trimmed(before=before, after=after)
 
-    def _figure(self, life: Life, channel: str) -> int | None:
-        """As the kernel and NVML see it where they can: what a worker says of itself proves nothing."""
-        figure: int | None = next((getattr(s, channel, None) for s in self.sample_memory() if s.life == life.key), None)
-        return figure
+    def _floor(self, life: Life, channel: str) -> int | None:
+        """The least of a few looks: what requests in flight hold for a moment is neither kept nor leaked.
+
+        As the kernel sees it where it can: what a worker says of itself proves little. On the GPU by what torch
+        reserves, since NVML's list of processes is not looked at often enough.
+        """
+        looks = []
+        for look in range(FLOOR_LOOKS):
+            if look:
+                self.sleep(FLOOR_APART_S)
+            sample = next((s for s in self.sample_memory() if s.life == life.key), None)
+            reserved = sample.reserved_bytes if sample is not None and channel == "gpu_used_bytes" else None
+            looks.append(getattr(sample, channel, None) if reserved is None else reserved)
+        known = [figure for figure in looks if figure is not None]
+        return min(known, default=None)
 
     @property
     def evidence_age_s(self) -> float:

@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 from agent_stage import ROOT, answer_of, children_of, client, folder, life, started, wait_for
+from builders import leave_out
 
 from probes.canary.provenance import read_life
 from probes.messages import Life
@@ -183,8 +184,7 @@ def test_uwsgi(folder: Path, lazy: bool) -> None:
     """A server that forks without Python's knowledge; it needs enable-threads, as every Python thread there does."""
     program = shutil.which("uwsgi")
     if program is None:
-        assert os.environ.get("CI") != "true", "uwsgi is missing: .ci/install-debian"
-        pytest.skip("no uwsgi here")
+        leave_out("uwsgi is not installed")
     command = [program, "--plugin", "python3", "--http-socket", "127.0.0.1:PORT", "--master", "--processes", "2"]
     command += ["--enable-threads", "--wsgi-file", str(folder / "served.py"), "--die-on-term", "--need-app"]
     with serving(folder, WSGI, command + ["--lazy-apps"] * lazy) as (pid, url):

@@ -1,24 +1,32 @@
-"""A server whose memory grows in one of two ways, with an agent. Usage: FOLDER. Prints its port and waits.
+"""A server whose memory grows in one of several ways, with an agent. Usage: FOLDER. Prints its port and waits.
 
 /keep   100 MB that somebody holds on to. /free    100 MB that are freed, and that the C library keeps.
+/swell  freed likewise, 8 MB more for each second since the first time. Answers carry the pid.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 from watchdog_agent.attach import attach
 from watchdog_agent.middleware import watching
 
 HELD: list[object] = []
+SWELLING: list[float] = []
 
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         with watching():
-            blocks = [bytes(1000) for _ in range(100_000)] if self.path != "/" else []
+            blocks: list[bytes] = []
+            if self.path == "/swell":
+                SWELLING.append(time.monotonic())
+                blocks = [b"x" * 10_000 for _ in range(int(800 * (SWELLING[-1] - SWELLING[0])) + 1)]
+            elif self.path != "/":
+                blocks = [bytes(1000) for _ in range(100_000)]
             HELD.append(blocks if self.path == "/keep" else blocks[-1:])  # the last one is above the others
             del blocks
             body = b'{"pid": %d}' % os.getpid()
