@@ -106,6 +106,19 @@ def given_back(trimmed: Trimmed) -> int:
     return min(back, MOST)
 
 
+def left_after(trimmed: Trimmed, channel: str) -> int | None:
+    """That figure of memory after the last step, as the worker read it at that moment; None where it does not say."""
+    if not trimmed.steps:
+        return None
+    after = trimmed.steps[-1].after
+    said = {
+        "host_anon_bytes": after.host_anon_bytes,
+        "gpu_used_bytes": after.reserved_bytes,
+        "reserved_bytes": after.reserved_bytes,
+    }.get(channel)
+    return said if said is not None and 0 <= said <= MOST else None
+
+
 def with_reading(sample: MemorySample, reading: Reading) -> MemorySample:
     """The sample with what was said; where it is missing, with the fault alone."""
     said = reading.report

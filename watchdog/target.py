@@ -25,11 +25,11 @@ from probes.gpu.reader import GpuReader
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
-from probes.reading import given_back
+from probes.reading import given_back, left_after
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
 
-FLOOR_LOOKS, FLOOR_APART_S = 10, 0.2  # two seconds, in which most requests begin and end
+FLOOR_LOOKS, FLOOR_APART_S = 5, 0.2  # a second, in which most requests begin and end
 
 
 @dataclass(kw_only=True)
@@ -141,15 +141,16 @@ class Target:
         reading = self.agents.trim(life)
         if reading.trimmed is None:
             return Trimmed(before=before, after=None, detail=reading.detail)
-        after = self._floor(life, channel)
+        # The worker's own look right after the last step too: the next request may take what it needs at once.
+        looks = [left_after(reading.trimmed, channel), self._floor(life, channel)]
         self.workers.note_trim(life, given_back(reading.trimmed))
-        return Trimmed(before=before, after=after)
+        return Trimmed(before=before, after=min((left for left in looks if left is not None), default=None))
 
     def _floor(self, life: Life, channel: str) -> int | None:
         """The least of a few looks: what requests in flight hold for a moment is neither kept nor leaked.
 
-        As the kernel sees it where it can: what a worker says of itself proves little. On the GPU by what torch
-        reserves, since NVML's list of processes is not looked at often enough.
+        As the kernel sees it; on the GPU by what torch reserves, since NVML's list of processes is not looked at often
+        enough.
         """
         looks = []
         for look in range(FLOOR_LOOKS):

@@ -303,10 +303,14 @@ def test_whatever_passes_can_be_stored(report: Report) -> None:
 @given(st.lists(st.tuples(figures, figures, figures), max_size=3))
 def test_whatever_a_trim_says_adds_up(held: list[tuple[int | None, int | None, int | None]]) -> None:
     """Never below zero, and no more than a machine has."""
-    from probes.reading import MOST, given_back
+    from probes.reading import MOST, given_back, left_after
 
     steps = [
         Step(name="gc", ran=True, detail="", took_s=0.0, before=Held(*three), after=Held(*reversed(three)))
         for three in held
     ]
-    assert 0 <= given_back(Trimmed(life=None, steps=steps)) <= MOST
+    trimmed = Trimmed(life=None, steps=steps)
+    assert 0 <= given_back(trimmed) <= MOST
+    for channel in ("host_anon_bytes", "reserved_bytes", "gpu_used_bytes", "cgroup_bytes"):
+        left = left_after(trimmed, channel)
+        assert left is None or (0 <= left <= MOST and channel != "cgroup_bytes")
