@@ -320,10 +320,15 @@ def test_it_loads_no_torch_and_sleeps(folder: Path) -> None:
     with script(code, str(folder)) as process:
         answer_of(folder, life(process.pid))
         (own,) = [t for t in Path(f"/proc/{process.pid}/task").iterdir() if t.name != str(process.pid)]
-        before = _switches(own)
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(1.5)
-        assert _switches(own) == before
+
+        def after(seconds: float) -> tuple[str, str]:
+            before = _switches(own)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(seconds)
+            return before, _switches(own)
+
+        wait_for(lambda: len(set(after(0.3))) == 1, "the last answer is over")
+        assert len(set(after(1.5))) == 1
 
 
 def _switches(thread: Path) -> str:

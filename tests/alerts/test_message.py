@@ -285,7 +285,7 @@ def test_a_recycle_reports_figures_before_and_after() -> None:
     )
 
 
-@pytest.mark.parametrize("outcome", [*INEFFECTIVE, Outcome.INTERRUPTED])
+@pytest.mark.parametrize("outcome", [*sorted(INEFFECTIVE), Outcome.INTERRUPTED])
 def test_a_recycle_that_did_not_work_is_at_least_a_page(outcome: Outcome) -> None:
     """Also when age asked for it and no incident is open."""
     failed = VERIFIED | {"outcome": str(outcome), "trigger": "age", "reason": "max_age"}
