@@ -160,7 +160,7 @@ def test_a_socket_that_another_process_opened_is_not_believed(folder: Path) -> N
         other = life_of(process.pid)
         assert other is not None
         answer_of(folder, other)
-        (folder / f"{other.key}.sock").rename(folder / f"{me().key}.sock")
+        (folder / f"{me().key}.sock").hardlink_to(folder / f"{other.key}.sock")
         client = AgentClient(AgentSpec(folder=folder), monotonic=time.monotonic)
         assert client.ask([me()])[me()].fault is AgentFault.STRANGER
 
