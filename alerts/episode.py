@@ -1,10 +1,14 @@
 """One recycle from suspicion to proof, as a transition table; and the gate that decides whether it may happen at all.
 
     SUSPECT -> GATE -> DRAIN -> RECYCLE -> WAIT_READY -> WARM_UP -> VERIFY -> COOLDOWN
-                 |                 |            |           |          |
-                 v                 +------------+-----------+          +-> TRIPPED   (it did not help, again)
-              BLOCKED                           v
-                                            ESCALATED
+                 |       ^         |            |           |          |         ^
+                 |       |         +------------+-----------+          +-> TRIPPED (it did not help, again)
+                 |       |                      v                                |
+                 |       |                  ESCALATED                            |
+                 |       +---- TRIM ---------------------------------------------+ (memory came back: not recycled)
+                 +--------------^
+                 v
+              BLOCKED
 
 Rules for editors of this file: it imports no clock and does no I/O. The row of an episode is written *before* the state
 it names is entered, so a crash leaves the state that may have begun; `resume_from` says how to go on, and from RECYCLE
@@ -24,6 +28,7 @@ from baselines.verdict import Cause, Level
 class State(StrEnum):
     SUSPECT = "suspect"
     GATE = "gate"
+    TRIM = "trim"
     DRAIN = "drain"
     RECYCLE = "recycle"
     WAIT_READY = "wait_ready"
@@ -38,7 +43,10 @@ class State(StrEnum):
 class Event(StrEnum):
     REQUESTED = "requested"
     ALLOWED = "allowed"
+    TRIM_FIRST = "trim_first"
     REFUSED = "refused"
+    CAME_BACK = "came_back"  # the memory, when it was trimmed
+    HELD = "held"
     DRAINED = "drained"
     ACTED = "acted"
     READY = "ready"
@@ -52,6 +60,7 @@ class Outcome(StrEnum):
     """Why an episode ended. The value is the metric's `result`."""
 
     VERIFIED = "verified"
+    TRIMMED = "trimmed"
     NOT_HELPED = "not_helped"
     ACT_FAILED = "act_failed"
     NOT_READY = "not_ready"
@@ -59,13 +68,16 @@ class Outcome(StrEnum):
     BLOCKED = "blocked"
 
 
-BEFORE_ACTING = frozenset({State.SUSPECT, State.GATE})  # nothing was done yet, and the target is still in rotation
+BEFORE_ACTING = frozenset({State.SUSPECT, State.GATE, State.TRIM})
+"""No worker was touched yet, and the target is still in rotation; a trim takes nothing that anybody uses."""
+
 ENDED = frozenset({State.COOLDOWN, State.BLOCKED, State.ESCALATED, State.TRIPPED})
 INEFFECTIVE = frozenset({Outcome.NOT_HELPED, Outcome.ACT_FAILED, Outcome.NOT_READY})
 
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = {
     State.SUSPECT: {Event.REQUESTED: State.GATE},
-    State.GATE: {Event.ALLOWED: State.DRAIN, Event.REFUSED: State.BLOCKED},
+    State.GATE: {Event.ALLOWED: State.DRAIN, Event.TRIM_FIRST: State.TRIM, Event.REFUSED: State.BLOCKED},
+    State.TRIM: {Event.CAME_BACK: State.COOLDOWN, Event.HELD: State.DRAIN},
     State.DRAIN: {Event.DRAINED: State.RECYCLE},
     State.RECYCLE: {Event.ACTED: State.WAIT_READY, Event.FAILED: State.ESCALATED, Event.HELPLESS: State.TRIPPED},
     State.WAIT_READY: {Event.READY: State.WARM_UP, Event.FAILED: State.ESCALATED, Event.HELPLESS: State.TRIPPED},
@@ -93,7 +105,7 @@ def resume_from(state: State, *, old_lives_alive: bool | None) -> State | None:
     workers are gone it did; if they live (old_lives_alive) it is unknown whether the order was given, and it is never
     given twice. old_lives_alive is None when the processes are not watched: then the answers decide.
     """
-    if state in (State.SUSPECT, State.GATE, State.DRAIN):
+    if state in BEFORE_ACTING or state is State.DRAIN:
         return State.GATE
     if state is State.RECYCLE:
         return None if old_lives_alive else State.WAIT_READY
@@ -101,6 +113,8 @@ def resume_from(state: State, *, old_lives_alive: bool | None) -> State | None:
 
 
 class Trigger(StrEnum):
+    """AGE: by schedule, whatever the evidence says; the worker's age or the requests it has served."""
+
     INCIDENT = "incident"
     AGE = "age"
     HAND = "hand"
@@ -167,7 +181,8 @@ class RecyclePolicy:
         neither spend it nor are held by it: they are as many as the configuration says.
     breaker_limit: so many ineffective recycles in a row open the breaker, which only a person closes.
     group_share: at most this share of a group's targets at the same time, but always one.
-    max_age_s: scheduled recycling by age; None for never. max_age_jitter: spread of it, as a share.
+    max_age_s: scheduled recycling by age; None for never. max_age_jitter: spread of it, as a share. max_requests,
+        max_requests_jitter: the same by requests served, as the agent counts them.
     """
 
     min_uptime_s: float = 1800.0
@@ -178,6 +193,8 @@ class RecyclePolicy:
     group_share: float = 0.25
     max_age_s: float | None = None
     max_age_jitter: float = 0.1
+    max_requests: int | None = None
+    max_requests_jitter: float = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,9 +284,20 @@ def _spent(facts: GateFacts, policy: RecyclePolicy, now: float) -> bool:
 def is_too_old(life: str, uptime_s: float, policy: RecyclePolicy) -> bool:
     """Whether a worker has reached max_age_s, spread by +-max_age_jitter so that replicas do not go together.
 
-    The spread is a hash of the life: the same after every restart of the daemon, different for every worker.
+    The spread is by a hash of the life: the same after every restart of the daemon, different for every worker.
     """
     if policy.max_age_s is None:
         return False
+    return uptime_s >= policy.max_age_s * _spread(life, policy.max_age_jitter)
+
+
+def is_worn_out(life: str, requests: int, policy: RecyclePolicy) -> bool:
+    """Whether a worker has served max_requests, spread likewise."""
+    if policy.max_requests is None:
+        return False
+    return requests >= policy.max_requests * _spread(life, policy.max_requests_jitter)
+
+
+def _spread(life: str, jitter: float) -> float:
     unit = int.from_bytes(sha256(life.encode()).digest()[:4], "big") / 2**32  # uniform in [0, 1)
-    return uptime_s >= policy.max_age_s * (1 + policy.max_age_jitter * (2 * unit - 1))
+    return 1 + jitter * (2 * unit - 1)

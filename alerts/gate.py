@@ -9,16 +9,17 @@ from sqlalchemy import Connection
 
 from alerts import recycle_store
 from alerts import store as alert_store
-from alerts.episode import GateFacts, RecyclePolicy, State, Trigger, is_too_old
+from alerts.episode import GateFacts, RecyclePolicy, State, Trigger, is_too_old, is_worn_out
 from alerts.incident import POLICIES, Incident, is_blamed
 from alerts.incident import State as IncidentState
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode
 from alerts.recyclers import Recycler
+from alerts.trim import Trimmed
 from baselines import memory_store, verdict_store
 from baselines.gpu_signals import standing_in_the_way
 from baselines.verdict import Check, Reason, Status
-from probes.messages import Burst, Life
+from probes.messages import Burst, Family, Life
 
 
 class Held(Exception):  # noqa: N818  (the name says what happened)
@@ -65,6 +66,13 @@ class Subject(Protocol):
     def memory_bytes(self) -> int | None:
         """Memory of all workers together, host and device; None when not watched."""
 
+    @property
+    def can_trim(self) -> bool:
+        """Whether an agent is asked."""
+
+    def trim(self, life: Life, channel: str) -> Trimmed:
+        """Have a worker give memory back; that figure of its memory before and after. May take half a minute."""
+
     def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
         """Whether the target is back in its baseline (`recovery.judge_recovery` on its own baselines)."""
 
@@ -110,25 +118,51 @@ def _in_the_way(connection: Connection, target: str, incident: Incident | None) 
     return standing_in_the_way(reasons, for_memory=incident is None or incident.check is Check.MEMORY)
 
 
-def too_old(subject: Subject) -> list[Life]:
-    """The workers past their `max_age`; none where it is not known."""
-    ages = [(life, uptime) for life in subject.known_lives() or () if (uptime := subject.uptime_s(life)) is not None]
-    return [life for life, uptime in ages if is_too_old(life.key, uptime, subject.policy)]
+def due_by_schedule(connection: Connection, subject: Subject) -> dict[Life, str]:
+    """The workers past their `max_age` or `max_requests`, and which; those are left out of whom it is not known."""
+    policy, due = subject.policy, dict[Life, str]()
+    lives = subject.known_lives() or () if policy.max_age_s or policy.max_requests else ()
+    newest = memory_store.latest_memory(connection, subject.name) if lives and policy.max_requests else []
+    served = {sample.life: sample.requests for sample in newest}
+    for life in lives:
+        uptime, requests = subject.uptime_s(life), served.get(life.key)
+        if uptime is not None and is_too_old(life.key, uptime, policy):
+            due[life] = "max_age"
+        elif requests is not None and is_worn_out(life.key, requests, policy):
+            due[life] = "max_requests"
+    return due
 
 
 def workers_meant(
     connection: Connection, episode: Episode, incident: Incident | None, subject: Subject
 ) -> list[Life] | None:
-    """Those past their age; or the worker the incident is about, none when it is gone; all where that is not known.
+    """Those that are due by schedule; or the worker the incident is about, none when it is gone; or all.
 
-    None when processes are not watched. A life that was never seen here is not known: the agent names it as it looks
-    inside a container of its own.
+    All where it is not known who is meant: a life that was never seen here is named by an agent as it looks inside a
+    container of its own. None when processes are not watched.
     """
     lives = subject.known_lives()
     if lives is not None and episode.trigger is Trigger.AGE:
-        return too_old(subject)
+        return list(due_by_schedule(connection, subject))
     if lives is None or incident is None or incident.life is None:
         return lives
     named = [life for life in lives if life.key == incident.life]
     seen = any(key == incident.life for key, *_ in memory_store.lives_seen(connection, subject.name))
     return named if named or seen else lives
+
+
+def why_not_ready(episode: Episode, subject: Subject, ended: tuple[Life, ...]) -> str:
+    """Why the replacements are not ready; empty when they are: as many workers as before, and an answer."""
+    lives = subject.lives()
+    if lives is not None and ended:
+        if set(lives) & set(ended):
+            return "an old worker still runs"
+        before = episode.evidence.get("before_workers")
+        if not lives or (isinstance(before, int) and len(lives) < before):
+            return f"{len(lives)} of {before} workers run"
+    try:
+        bursts = subject.burst(size=1)
+    except Held as held:
+        return str(held)
+    bad = (b for b in bursts if b.samples[-1].outcome.family not in (Family.GOOD, Family.WRONG))
+    return next((f"canary {b.canary}: {b.samples[-1].outcome}" for b in bad), "")

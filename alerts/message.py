@@ -121,7 +121,7 @@ def incident_message(
 def recycle_message(episode: Episode, *, incident: Incident | None, now: float) -> Message:
     """Say how a recycle ended. incident: the one that asked for it; None when age or a person did."""
     target, outcome = str(episode["target"]), Outcome(episode["outcome"])
-    helped = outcome is Outcome.VERIFIED
+    helped = outcome in (Outcome.VERIFIED, Outcome.TRIMMED)
     level = incident.level if incident else Level.INFO if helped else Level.PAGE
     if outcome in INEFFECTIVE or outcome is Outcome.INTERRUPTED:
         level = max(level, Level.PAGE, key=lambda each: each.rank)

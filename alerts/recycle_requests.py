@@ -1,4 +1,4 @@
-"""Who asks for a recycle, besides a firing incident's first request: evidence that persists, and a worker's age."""
+"""Who asks for a recycle, besides a firing incident's first request: evidence that persists, and the schedule."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from sqlalchemy import Connection
 from alerts import recycle_store
 from alerts import store as alert_store
 from alerts.episode import ENDED, INEFFECTIVE, PASSING, GateReason, Outcome, Trigger, may_recycle
-from alerts.gate import Subject, gather_facts
+from alerts.gate import Subject, due_by_schedule, gather_facts
 from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
+from alerts.trim import has_regrown
 from baselines.verdict import Cause, Level, Status
 
 SETTLE_S = 600.0  # verdicts made of bursts from before the recycle have passed by then
@@ -23,8 +24,8 @@ def may_ask_again(incident: Incident, last: Episode | None) -> bool:
     """Whether a firing incident may ask once more after its last episode.
 
     Yes when time or new evidence may have lifted the refusal; when the last recycle did not help and the cooldown
-    (which the gate knows) may be over; or when it did help and a worker that was not there then fails since. No while
-    one is under way or after one that was interrupted.
+    (which the gate knows) may be over; or when it did help and a worker that was not there then fails since; or when a
+    trim helped and the memory is back where it was. No while one is under way or after one that was interrupted.
     """
     if last is None:
         return True
@@ -34,6 +35,9 @@ def may_ask_again(incident: Incident, last: Episode | None) -> bool:
         return last.detail in PASSING
     if last.outcome is Outcome.VERIFIED:
         return _has_come_back(incident, last)
+    if last.outcome is Outcome.TRIMMED:
+        regrown = has_regrown(incident, last.evidence)
+        return regrown if regrown is not None else _has_stayed_bad(incident, last)
     return last.outcome in INEFFECTIVE
 
 
@@ -43,7 +47,11 @@ def _has_come_back(incident: Incident, last: Episode) -> bool:
         return False
     if incident.life is not None:
         return incident.life not in {life.key for life in last.lives_before}
-    return incident.updated_at - last.ended_at > SETTLE_S
+    return _has_stayed_bad(incident, last)
+
+
+def _has_stayed_bad(incident: Incident, last: Episode) -> bool:
+    return last.ended_at is not None and incident.updated_at - last.ended_at > SETTLE_S
 
 
 def ask_again(
@@ -75,13 +83,14 @@ def ask_again(
 def ask_for_age(
     connection: Connection, subjects: Mapping[str, Subject], *, now: float, new_id: Callable[[], str]
 ) -> list[Episode]:
-    """Requests for workers past their `max_age`, stored in the caller's transaction."""
+    """Requests for workers past their `max_age` or `max_requests`, stored in the caller's transaction."""
     asked = []
     waiting = {episode.target for episode in recycle_store.under_way(connection)}
     for subject in subjects.values():
-        if subject.policy.max_age_s is None or subject.name in waiting:
+        due = due_by_schedule(connection, subject) if subject.name not in waiting else {}
+        if not due:
             continue
-        episode = request(subject.name, Trigger.AGE, "max_age", None, now=now, new_id=new_id)
+        episode = request(subject.name, Trigger.AGE, next(iter(due.values())), None, now=now, new_id=new_id)
         facts = gather_facts(connection, episode, subject, now=now)
         if facts.workers and may_recycle(facts, subject.policy, now=now) is GateReason.ALLOWED:
             recycle_store.save_episode(connection, episode)

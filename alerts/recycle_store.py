@@ -29,7 +29,7 @@ class Step:
 class Episode:
     """One recycle. Times are Unix seconds; acted_at is when the act was about to begin, None if it never was.
 
-    reason: the verdict's reason, `max_age`, or a person's words. lives_before: the workers to be recycled.
+    reason: the verdict's, `max_age`, `max_requests`, or a person's words. lives_before: the workers to be recycled.
     evidence: figures before and after, keys `before_*` and `after_*` with their unit.
     """
 

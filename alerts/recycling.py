@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, replace
 
 from sqlalchemy import Connection
 
@@ -23,25 +23,16 @@ from alerts.episode import (
     may_recycle,
     resume_from,
 )
-from alerts.gate import Held, Subject, gather_facts, workers_meant
+from alerts.gate import Held, Subject, gather_facts, why_not_ready, workers_meant
+from alerts.happened import Happened
 from alerts.recovery import Recovery
 from alerts.recycle_store import Episode, Step
+from alerts.trim import Growth, find_growth, judge_trim
 from baselines.database import Database
-from probes.messages import Burst, Family, Life
+from probes.messages import Burst, Life
 
 POLL_S = 0.5
 VERIFY_PATIENCE = 4  # caches and clocks settle, and one noisy moment must not count as "did not help"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Happened:
-    """What came of one state: the event for the table, and what to write down."""
-
-    event: Event
-    detail: str
-    outcome: Outcome | None = None
-    evidence: Mapping[str, float | int | str | None] = field(default_factory=dict)
-    lives_before: tuple[Life, ...] | None = None
 
 
 class Recycling:
@@ -78,6 +69,7 @@ class Recycling:
         states: Mapping[State, Callable[[Episode, Subject], Happened | None]] = {
             State.SUSPECT: lambda _e, _s: Happened(event=Event.REQUESTED, detail=""),
             State.GATE: self._gate,
+            State.TRIM: self._trim,
             State.DRAIN: self._drain,
             State.RECYCLE: self._act,
             State.WAIT_READY: self._wait_ready,
@@ -128,12 +120,25 @@ class Recycling:
         reason = may_recycle(facts, subject.policy, now=now)
         if reason is not GateReason.ALLOWED:
             return Happened(event=Event.REFUSED, detail=reason, outcome=Outcome.BLOCKED)
+        growth = find_growth(incident, now=now) if incident is not None and subject.can_trim else None
+        tried = any(step.state is State.TRIM for step in episode.steps)  # and a crash came in between
+        trims = growth is not None and not tried and len(meant or ()) == 1
+        evidence = {"before_memory_bytes": subject.memory_bytes(), "before_workers": len(workers or ())}
         return Happened(
-            event=Event.ALLOWED,
+            event=Event.TRIM_FIRST if trims else Event.ALLOWED,
             detail=reason,
             lives_before=tuple(meant or ()),
-            evidence={"before_memory_bytes": subject.memory_bytes(), "before_workers": len(workers or ())},
+            evidence={**evidence, **(asdict(growth) if growth is not None and trims else {})},
         )
+
+    @staticmethod
+    def _trim(episode: Episode, subject: Subject) -> Happened:
+        """Once: what comes back was kept by an allocator, and what is held goes with the worker."""
+        evidence = episode.evidence
+        growth = Growth(channel=str(evidence["channel"]), grown_bytes=float(evidence["grown_bytes"] or 0))
+        verdict = judge_trim(growth, subject.trim(episode.lives_before[0], growth.channel))
+        event, outcome = (Event.CAME_BACK, Outcome.TRIMMED) if verdict.helped else (Event.HELD, None)
+        return Happened(event=event, detail=verdict.detail, outcome=outcome, evidence=verdict.evidence)
 
     def _drain(self, _episode: Episode, subject: Subject) -> Happened | None:
         """/readyz/TARGET answers 503 meanwhile (see `web`): the load balancer has drain_s to look elsewhere."""
@@ -179,30 +184,13 @@ class Recycling:
         began = self._monotonic()
         problem = "no answer yet"
         while self._monotonic() - began < subject.ready_timeout_s:
-            problem = self._not_ready(episode, subject, ended)
+            problem = why_not_ready(episode, subject, ended)
             if not problem:
                 return Happened(event=Event.READY, detail=f"ready after {self._monotonic() - began:.1f} s")
             if self._wait(POLL_S):
                 return None
         detail = f"not ready within {subject.ready_timeout_s:g} s: {problem}"
         return self._failed(episode, Outcome.NOT_READY, detail, subject)
-
-    @staticmethod
-    def _not_ready(episode: Episode, subject: Subject, ended: tuple[Life, ...]) -> str:
-        """Why the replacements are not ready; empty when they are: as many workers as before, and an answer."""
-        lives = subject.lives()
-        if lives is not None and ended:
-            if set(lives) & set(ended):
-                return "an old worker still runs"
-            before = episode.evidence.get("before_workers")
-            if not lives or (isinstance(before, int) and len(lives) < before):
-                return f"{len(lives)} of {before} workers run"
-        try:
-            bursts = subject.burst(size=1)
-        except Held as held:
-            return str(held)
-        bad = (b for b in bursts if b.samples[-1].outcome.family not in (Family.GOOD, Family.WRONG))
-        return next((f"canary {b.canary}: {b.samples[-1].outcome}" for b in bad), "")
 
     def _warm_up(self, _episode: Episode, subject: Subject) -> Happened:
         """One burst whose latencies are thrown away: first calls compile, allocate and fill caches."""

@@ -63,7 +63,7 @@ recycles = Table(
     Column("id", String, primary_key=True),
     Column("target", String, nullable=False),
     Column("trigger", String, nullable=False),  # incident, age, hand
-    Column("reason", String, nullable=False),  # the verdict's reason, max_age or the person's words
+    Column("reason", String, nullable=False),  # the verdict's reason, max_age, max_requests or the person's words
     Column("incident_id", ForeignKey("incidents.id")),
     Column("state", String, nullable=False),
     Column("outcome", String),  # why it ended; None while under way

@@ -90,6 +90,7 @@ REFUSALS: Mapping[GateReason, str] = {
 
 ENDINGS: Mapping[Outcome, str] = {
     Outcome.VERIFIED: "was recycled and is well again",
+    Outcome.TRIMMED: "gave its memory back and was not recycled",
     Outcome.NOT_HELPED: "was recycled and it did not help",
     Outcome.ACT_FAILED: "could not be recycled",
     Outcome.NOT_READY: "was recycled and did not come back",

@@ -19,6 +19,7 @@ ABOUT = {
     "fidelity": "what it records against what a client sees",
     "scale": "how many targets one core can watch",
     "effect": "what canaries cost the server",
+    "agent": "what the agent costs the process it is in",
     "leak": "leaks, and what only looks like them",
     "leak_recorded": "the same of a real server, as recorded",
     "store": "a year of history",

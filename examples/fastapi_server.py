@@ -14,7 +14,8 @@ from fastapi import FastAPI
 from pydantic import BaseModel, Field
 from torch import nn
 
-from watchdog_agent.identity import WatchdogASGI
+from watchdog_agent.attach import attach
+from watchdog_agent.middleware import WatchdogASGI
 
 FEATURES, CLASSES = 16, 4
 
@@ -23,7 +24,8 @@ model = nn.Sequential(nn.Linear(FEATURES, 256), nn.ReLU(), nn.Linear(256, 256), 
 model.eval()
 
 app = FastAPI()
-app.add_middleware(WatchdogASGI)  # optional: answers to canaries then say which worker gave them
+attach(version="1", model=model)  # optional: [target.agent] then tells requests, shapes of input and more
+app.add_middleware(WatchdogASGI)  # optional: counts requests; answers to canaries say which worker gave them
 
 
 class ScoreRequest(BaseModel):

@@ -14,7 +14,7 @@ import torch
 from flask import Flask, abort, request
 from torch import nn
 
-from watchdog_agent.identity import WatchdogWSGI
+from watchdog_agent.middleware import WatchdogWSGI
 
 VOCABULARY, WIDTH = 64, 128
 

@@ -246,6 +246,7 @@ class MemorySample:
     inactive_split_bytes, free pieces of blocks in use, which is what fragmentation leaves; private_pool_bytes, reserved
     by CUDA graphs; alloc_retries and ooms since the start. requests: begun since the start; in_flight: not ended yet;
     shapes: different shapes of input so far; trimmed_bytes: what a trim right before this sample gave back.
+    agent: "good", or why its word is missing (`agent.AgentFault`); None when none is asked.
     """
 
     target: str
@@ -274,6 +275,7 @@ class MemorySample:
     in_flight: int | None = None
     shapes: int | None = None
     trimmed_bytes: int | None = None
+    agent: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from probes.agent import AgentClient
 from probes.gpu.usage import TargetGpu
 from probes.host import Host, Stat, endpoint
 from probes.messages import Life, MemorySample
@@ -49,17 +50,26 @@ class ProcessSpec:
 class WorkerWatch:
     """A target's workers over time. May be asked from several threads.
 
-    gpu: figures of the workers on the GPU; None on a machine or for a target without one.
+    gpu: figures of the workers on the GPU; None on a machine or for a target without one. agents: asked for what only
+    the workers themselves know; None asks nobody.
     """
 
     def __init__(
-        self, spec: ProcessSpec, *, target: str, gpu: TargetGpu | None = None, host: Host | None = None
+        self,
+        spec: ProcessSpec,
+        *,
+        target: str,
+        gpu: TargetGpu | None = None,
+        agents: AgentClient | None = None,
+        host: Host | None = None,
     ) -> None:
         self._spec = spec
         self._target = target
         self._gpu = gpu
+        self._agents = agents
         self._host = host or Host()
         self._slots: dict[int, Life] = {}
+        self._trimmed: dict[Life, int] = {}
         self._used: dict[Life, tuple[float, float]] = {}  # CPU seconds, and when that was
         self._lock = threading.Lock()
 
@@ -91,8 +101,20 @@ class WorkerWatch:
         """Memory of every worker at `now`; empty when there are none. A figure that cannot be read is None."""
         workers = self.find()
         loads = self._loads(workers.values())
-        samples = [replace(self._measure(slot, life, now), load=loads.get(life)) for slot, life in workers.items()]
+        with self._lock:
+            trimmed, self._trimmed = self._trimmed, {}
+        samples = [
+            replace(self._measure(slot, life, now), load=loads.get(life), trimmed_bytes=trimmed.get(life))
+            for slot, life in workers.items()
+        ]
+        if self._agents is not None and samples:  # first: what the worker's own allocator says need not be estimated
+            samples = self._agents.complete(samples, workers)
         return samples if self._gpu is None or not samples else self._gpu.complete(samples, workers)
+
+    def note_trim(self, life: Life, given_back_bytes: int) -> None:
+        """The worker's next sample says that it follows a trim, which explains why it is lower."""
+        with self._lock:
+            self._trimmed[life] = given_back_bytes
 
     def _loads(self, lives: Iterable[Life]) -> dict[Life, float]:
         """CPU seconds per second of each life since the last call; none for one that is new."""
@@ -134,6 +156,19 @@ def life_of(pid: int, *, host: Host | None = None) -> Life | None:
     """The life that has this pid now; None when no process has, or only a zombie."""
     stat = (host or Host()).stat(pid)
     return None if stat is None or not stat.is_running else _life(stat)
+
+
+def find_named(name: str, candidates: Iterable[Life], *, host: Host | None = None) -> Life | None:
+    """Which of the candidates calls itself PID@START_TICKS; None when none does.
+
+    Inside a container a process sees another pid, but the same start.
+    """
+    host = host or Host()
+    pid, _, ticks = name.partition("@")
+    young = [life for life in candidates if str(life.start_ticks) == ticks]
+    return next(
+        (life for life in young if pid == str(life.pid) or pid in map(str, host.namespace_pids(life.pid))), None
+    )
 
 
 def is_alive(life: Life, *, host: Host | None = None) -> bool:

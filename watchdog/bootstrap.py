@@ -21,6 +21,7 @@ from alerts.recyclers.command import CommandRecycler
 from alerts.recyclers.process import ProcessRecycler
 from baselines.database import Database
 from baselines.verdict import Level
+from probes.agent import AgentClient, AgentSpec
 from probes.canary.burst import Canary, CanaryPlan
 from probes.canary.http import HttpCanary
 from probes.canary.torch import TorchCanary
@@ -31,6 +32,7 @@ from probes.gpu.usage import TargetGpu
 from probes.process import ProcessSpec, WorkerWatch, is_alive
 from probes.taint import run_queue_delay_s
 from watchdog.config import (
+    AgentSection,
     Config,
     ConfigError,
     HttpCanarySection,
@@ -120,13 +122,12 @@ def build_target(
     """One target. inputs: see `read_inputs`. withheld: variables that its child processes do not get.
 
     replaces: the object that stood for it until now."""
-    gpu = None
-    if section.device != "cpu":
-        gpu = TargetGpu(shared.gpu, devices=section.gpu.devices)
-    workers = None
+    gpu = TargetGpu(shared.gpu, devices=section.gpu.devices) if section.device != "cpu" else None
+    workers, agents = None, None
     if section.process is not None:
         spec = ProcessSpec(**section.process.model_dump())
-        workers = WorkerWatch(spec, target=section.name, gpu=gpu)
+        agents = _build_agents(section.agent) if section.agent is not None else None
+        workers = WorkerWatch(spec, target=section.name, gpu=gpu, agents=agents)
     recycle = section.recycle
     return Target(
         name=section.name,
@@ -145,6 +146,7 @@ def build_target(
         monotonic=time.monotonic,
         sleep=shared.sleep,
         workers=workers,
+        agents=agents,
         gpu=gpu,
         group=section.group,
         peers=peers,
@@ -155,6 +157,16 @@ def build_target(
         memory_interval_s=section.leak.interval,
         replaces=replaces,
     )
+
+
+def _build_agents(section: AgentSection) -> AgentClient:
+    if section.port is not None and section.token is not None:
+        spec = AgentSpec(port=section.port, token=section.token.get_secret_value(), timeout_s=section.timeout)
+    elif section.folder is not None:
+        spec = AgentSpec(folder=section.folder, timeout_s=section.timeout)
+    else:
+        spec = AgentSpec.by_default(timeout_s=section.timeout)
+    return AgentClient(spec, monotonic=time.monotonic)
 
 
 def _build_canary(

@@ -157,6 +157,13 @@ class GpuSection(Section):
     )
 
 
+class AgentSection(Section):
+    folder: Path | None = None
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    token: Secret | None = None
+    timeout: Duration = 1.0
+
+
 class RegressionSection(Section):
     threshold: Annotated[float, Field(gt=0.01, le=10)] = 0.20
     bursts: Annotated[int, Field(ge=3, le=100)] = 5
@@ -192,6 +199,8 @@ class RecycleSection(Section):
     budget_window: Duration = 6 * 3600.0
     max_age: Duration | None = None
     max_age_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    max_requests: Annotated[int, Field(ge=1)] | None = None
+    max_requests_jitter: Annotated[float, Field(ge=0, le=0.5)] = 0.1
 
 
 class TargetSection(Section):
@@ -203,6 +212,7 @@ class TargetSection(Section):
     canary: Annotated[list[AnyCanary], Field(min_length=1)]
     process: ProcessSection | None = None
     gpu: GpuSection = GpuSection()
+    agent: AgentSection | None = None
     regression: RegressionSection = RegressionSection()
     leak: LeakSection = LeakSection()
     limits: LimitsSection = LimitsSection()
@@ -272,6 +282,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "expect": ExpectSection,
     "process": ProcessSection,
     "gpu": GpuSection,
+    "agent": AgentSection,
     "regression": RegressionSection,
     "leak": LeakSection,
     "limits": LimitsSection,

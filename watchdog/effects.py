@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from alerts import delivery_store, recycle_store
 from alerts import store as alert_store
 from alerts.episode import GateReason, Outcome, Trigger, may_recycle
-from alerts.gate import gather_facts, too_old
+from alerts.gate import due_by_schedule, gather_facts
 from alerts.incident import POLICIES, Event, Incident, RequestRecycle, Step, StepReason, Tell, remind, retire
 from alerts.message import Message, incident_message, recycle_message
 from alerts.notifiers.delivery import Route, recipients
@@ -141,7 +141,7 @@ class Effects:
             self._changed()
 
     def remind_all(self, connection: Connection) -> None:
-        """Reminders that are due, requests that the gate may now grant, and workers past their age."""
+        """Reminders that are due, requests that the gate may now grant, and workers that are due by schedule."""
         now = self._now()
         for incident in alert_store.list_incidents(connection, only_open=True, limit=1000):
             if (gone := self._gone(incident, now)) is not None:
@@ -154,17 +154,18 @@ class Effects:
         asked = ask_again(connection, self._targets, now=now, new_id=self._new_id)
         asked += ask_for_age(connection, self._targets, now=now, new_id=self._new_id)
         self._enqueued = self._enqueued or bool(asked)
-        self._count_age()
+        self._count_due(connection)
         self._show_breakers(connection)
 
-    def _count_age(self) -> None:
-        """In mode "alert": each worker once that would have been recycled by age."""
+    def _count_due(self, connection: Connection) -> None:
+        """In mode "alert": each worker once that would have been recycled by schedule."""
         for name, target in self._targets.items():
-            if target.mode == "act" or target.policy.max_age_s is None:
+            if target.mode == "act":
                 continue
-            for life in set(too_old(target)) - self._aged:
-                self._aged.add(life)
-                self._metrics.would_recycle.labels(name, "max_age").inc()
+            for life, reason in due_by_schedule(connection, target).items():
+                if life not in self._aged:
+                    self._aged.add(life)
+                    self._metrics.would_recycle.labels(name, reason).inc()
 
     def _gone(self, incident: Incident, now: float) -> StepReason | None:
         """Why no verdict about it can come: the worker ended and nobody has taken its slot for a while, or the target

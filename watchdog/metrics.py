@@ -27,7 +27,7 @@ RECYCLE_REASONS = (
     *(Reason.TIMEOUT, Reason.REFUSED, Reason.CONNECTION_FAILED, Reason.SERVER_ERROR),
     *(Reason.NOT_READABLE, Reason.WRONG_TEXT, Reason.WRONG_SHAPE, Reason.NOT_FINITE, Reason.DRIFTED),
     *(Reason.WRONG_TOP_K, Reason.REGRESSED, Reason.LEAKING, Reason.LIMIT_EXCEEDED, Reason.CONTEXT_POISONED),
-    *("max_age", "by_hand"),
+    *("max_age", "max_requests", "by_hand"),
 )
 PHASES = ("connect", "first_byte", "last_byte")
 ERROR_PLACES = (

@@ -132,6 +132,7 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
     ways = ("pid_file", "port", "parent_pid")
     if isinstance(process, dict) and sum(way in process for way in ways) != 1:
         yield (*place, "process"), f"exactly one of {', '.join(ways)} is needed"
+    yield from _rules_of_agent(place, target)
     if target.get("mode") == "act" and recycle is None:
         yield place, 'mode = "act" needs a [target.recycle] table'
     if target.get("mode") == "act" and target.get("process") is None:
@@ -148,6 +149,19 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         if (kind == "command") != ("command" in recycle) and kind in ("command", "process"):
             needed = 'command = ["program", "argument", ...] is needed with kind = "command" and only there'
             yield (*place, "recycle"), needed
+
+
+def _rules_of_agent(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    agent, recycle = target.get("agent"), target.get("recycle")
+    if isinstance(agent, dict):
+        if target.get("process") is None:
+            yield (*place, "agent"), "needs a [target.process] table: an agent is asked for each worker found by it"
+        if ("port" in agent) != ("token" in agent):
+            yield (*place, "agent"), "port and token go together"
+        if "folder" in agent and "port" in agent:
+            yield (*place, "agent"), "folder and port exclude each other"
+    if isinstance(recycle, dict) and "max_requests" in recycle and agent is None:
+        yield (*place, "recycle"), "max_requests needs a [target.agent] table: only an agent counts requests"
 
 
 def _seconds(table: Mapping[str, Any], key: str, default: float) -> float | None:

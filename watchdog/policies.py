@@ -50,6 +50,8 @@ def policies_of(section: TargetSection) -> Policies:
             budget_window_s=recycle.budget_window,
             max_age_s=recycle.max_age,
             max_age_jitter=recycle.max_age_jitter,
+            max_requests=recycle.max_requests,
+            max_requests_jitter=recycle.max_requests_jitter,
         )
         if recycle
         else RecyclePolicy(),

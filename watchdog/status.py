@@ -44,7 +44,10 @@ class CanaryStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerStatus:
-    """The newest memory sample of one slot, in bytes; None where it could not be read."""
+    """The newest memory sample of one slot, in bytes; None where it could not be read.
+
+    agent: "good", or why its word is missing; requests, version: what it said. All None where no agent is asked.
+    """
 
     slot: int
     life: str
@@ -54,6 +57,9 @@ class WorkerStatus:
     capacity_bytes: int | None
     gpu_used_bytes: int | None
     gpu_capacity_bytes: int | None
+    agent: str | None = None
+    version: str | None = None
+    requests: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +148,9 @@ def _read_target(
                 capacity_bytes=m.capacity_bytes,
                 gpu_used_bytes=m.gpu_used_bytes,
                 gpu_capacity_bytes=m.gpu_capacity_bytes,
+                agent=m.agent,
+                version=m.version,
+                requests=m.requests,
             )
             for m in (memory_store.latest_memory(connection, target.name) if target.process is not None else [])
         ),

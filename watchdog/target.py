@@ -14,12 +14,14 @@ from alerts.episode import RecyclePolicy
 from alerts.gate import Held
 from alerts.recovery import Recovery, judge_recovery
 from alerts.recyclers import Recycler
+from alerts.trim import Trimmed
 from baselines import baseline_store
 from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.device import DeviceWatch
 from baselines.gpu_view import Finding
 from baselines.leak import LeakWatch
+from probes.agent import AgentClient
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
 from probes.gpu.nvml import GpuFault
@@ -28,10 +30,12 @@ from probes.gpu.usage import TargetGpu
 from probes.host import Host
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
+from probes.reading import given_back, left_after
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
 
 _NO_GPU = frozenset({GpuFault.NO_LIBRARY, GpuFault.NO_DRIVER, GpuFault.NO_DEVICE})
+FLOOR_LOOKS, FLOOR_APART_S = 5, 0.2  # a second, in which most requests begin and end
 
 
 @dataclass(kw_only=True)
@@ -59,6 +63,7 @@ class Target:
     monotonic: Callable[[], float]
     sleep: Callable[[float], object]
     workers: WorkerWatch | None = None
+    agents: AgentClient | None = None
     gpu: TargetGpu | None = None
     group: str | None = None
     peers: frozenset[str] = frozenset()
@@ -179,6 +184,38 @@ class Target:
         if self.device == "cuda" and (self.gpu is None or not self.gpu.reader.available or self.gpu.lost):
             return "gpu"
         return None
+
+    @property
+    def can_trim(self) -> bool:
+        return self.agents is not None and self.workers is not None
+
+    def trim(self, life: Life, channel: str) -> Trimmed:
+        if self.agents is None or self.workers is None:
+            return Trimmed(before=None, after=None, detail="no [target.agent] is configured")
+        before = self._floor(life, channel)
+        reading = self.agents.trim(life)
+        if reading.trimmed is None:
+            return Trimmed(before=before, after=None, detail=reading.detail)
+        # The worker's own look right after the last step too: the next request may take what it needs at once.
+        looks = [left_after(reading.trimmed, channel), self._floor(life, channel)]
+        self.workers.note_trim(life, given_back(reading.trimmed))
+        return Trimmed(before=before, after=min((left for left in looks if left is not None), default=None))
+
+    def _floor(self, life: Life, channel: str) -> int | None:
+        """The least of a few looks: what requests in flight hold for a moment is neither kept nor leaked.
+
+        As the kernel sees it; on the GPU by what torch reserves, since NVML's list of processes is not looked at often
+        enough.
+        """
+        looks = []
+        for look in range(FLOOR_LOOKS):
+            if look:
+                self.sleep(FLOOR_APART_S)
+            sample = next((s for s in self.sample_memory() if s.life == life.key), None)
+            reserved = sample.reserved_bytes if sample is not None and channel == "gpu_used_bytes" else None
+            looks.append(getattr(sample, channel, None) if reserved is None else reserved)
+        known = [figure for figure in looks if figure is not None]
+        return min(known, default=None)
 
     @property
     def evidence_age_s(self) -> float:

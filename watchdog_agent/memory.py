@@ -10,6 +10,13 @@ _ALLOCATOR = {
     "peak_allocated_bytes": "allocated_bytes.all.peak",
     "reserved_bytes": "reserved_bytes.all.current",
 }
+_DETAILS = {  # counted by torch's own allocator only: with cudaMallocAsync these stay at zero
+    "active_bytes": "active_bytes.all.current",
+    "inactive_split_bytes": "inactive_split_bytes.all.current",
+    "alloc_retries": "num_alloc_retries",
+    "ooms": "num_ooms",
+}
+_PRIVATE_POOLS, _CURRENT = "reserved_bytes_by_private_pools.", ".all.current"  # one key a pool; not in every torch
 
 
 def allocator_bytes() -> Dict[str, float]:
@@ -24,6 +31,26 @@ def allocator_bytes() -> Dict[str, float]:
     return {name: float(sum(s.get(key, 0) for s in stats)) for name, key in _ALLOCATOR.items()}
 
 
+def allocator_figures() -> Dict[str, int]:
+    """What a serving process tells of its allocator, over all devices, by the names of `agent_wire.Report`.
+
+    What this torch does not count is left out; empty while torch is not loaded or CUDA not initialised. Asking creates
+    no CUDA context. Source: torch.cuda.memory_stats.
+    """
+    torch = _initialised()
+    if torch is None:
+        return {}
+    names = {name: key for name, key in _ALLOCATOR.items() if name != "peak_allocated_bytes"}
+    if torch.cuda.get_allocator_backend() == "native":
+        names.update(_DETAILS)
+    stats = [torch.cuda.memory_stats(device) for device in range(torch.cuda.device_count())]
+    pools = [int(s[key]) for s in stats for key in s if key.startswith(_PRIVATE_POOLS) and key.endswith(_CURRENT)]
+    return {
+        **{name: sum(int(s.get(key, 0)) for s in stats) for name, key in names.items() if any(key in s for s in stats)},
+        **({"private_pool_bytes": sum(pools)} if pools else {}),
+    }
+
+
 def reset_peak() -> None:
     """Start a new peak; nothing happens while CUDA is not initialised."""
     torch = _initialised()
@@ -35,7 +62,7 @@ def reset_peak() -> None:
 def host_anon_bytes(status: str = "/proc/self/status") -> Optional[int]:
     """RssAnon: what the process itself took, mapped weights and page cache left out. None where /proc is missing."""
     try:
-        with open(status, encoding="ascii", errors="replace") as file:  # noqa: PTH123 - pathlib is slower in a server
+        with open(status, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib is slower in a server
             for line in file:
                 if line.startswith("RssAnon:"):
                     return int(line.split()[1]) * 1024

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, is_dataclass
-from typing import Any, Dict, List, Optional, Type, Union, get_args, get_origin, get_type_hints
+from typing import Any, Dict, List, Mapping, Optional, Type, Union, get_args, get_origin, get_type_hints
 
 PROTOCOL = 1
 MAX_REQUEST_BYTES = 32 * 1024  # fits a pipe's buffer (64 KiB), so that sending to a hung worker never blocks
@@ -150,6 +150,17 @@ _KINDS: Dict[str, Type[Any]] = {kind.__name__.lower(): kind for kind in get_args
 
 def encode(message: Message, limit: int = MAX_LINE_BYTES) -> bytes:
     """One line with its newline. Raises WireError when it is longer than the limit or holds what JSON cannot."""
+    return write_line(message, limit)
+
+
+def decode(line: bytes) -> Message:
+    """The message of one line. Raises WireError for anything else, another version of the protocol included."""
+    message: Message = read_line(line, _KINDS)
+    return message
+
+
+def write_line(message: Any, limit: int) -> bytes:
+    """A message of any protocol of ours: a dataclass of the types used above. Raises as `encode` does."""
     kind = type(message).__name__.lower()
     try:
         line = json.dumps({"v": PROTOCOL, "kind": kind, **asdict(message)}, separators=(",", ":")).encode() + b"\n"
@@ -160,8 +171,8 @@ def encode(message: Message, limit: int = MAX_LINE_BYTES) -> bytes:
     return line
 
 
-def decode(line: bytes) -> Message:
-    """The message of one line. Raises WireError for anything else, another version of the protocol included."""
+def read_line(line: bytes, kinds: Mapping[str, Type[Any]]) -> Any:
+    """A message of the protocol that has these kinds. Raises as `decode` does."""
     try:
         content = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -171,10 +182,9 @@ def decode(line: bytes) -> Message:
     version, kind = content.pop("v"), content.pop("kind", None)
     if version != PROTOCOL:
         raise WireError(f"protocol {version!r:.20}, this side speaks {PROTOCOL}")
-    if not isinstance(kind, str) or kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in kinds:
         raise WireError(f"unknown kind {kind!r:.60}")
-    message: Message = _read(content, _KINDS[kind], kind)
-    return message
+    return _read(content, kinds[kind], kind)
 
 
 def _read(value: Any, hint: Any, where: str) -> Any:

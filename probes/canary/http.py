@@ -16,7 +16,7 @@ from probes.canary.exchange import Connection, Exchange, Question
 from probes.canary.provenance import read_life, read_provenance, secret_words
 from probes.expectation import Expectation, check_body
 from probes.messages import Burst, Family, Identity, Life, Outcome, Output, Sample, outcome_of_status
-from probes.process import WorkerWatch, cpu_seconds, generation_of, peer_life
+from probes.process import WorkerWatch, cpu_seconds, find_named, generation_of, peer_life
 from probes.taint import is_tainted, run_queue_delay_s
 
 BUFFERED_BYTES = 65_536  # below what Linux buffers for a socket at first (net.ipv4.tcp_rmem): the server need not wait
@@ -168,10 +168,15 @@ class HttpCanary:
         return exchange.latency_s if exchange.status is not None and exchange.status < 400 else None
 
     def _find_life(self, exchange: Exchange, connection: Connection, run: _Run) -> str | None:
-        """The worker that answered: by the agent's header, else by who holds the server's end of the connection."""
+        """The worker that answered: by the agent's header, else by who holds the server's end of the connection.
+
+        The header is the server's word: where the workers are known, it must name one of them.
+        """
         named = read_life(exchange.headers)
-        if named is not None:
+        if named is not None and self._workers is None:
             return named
+        if named is not None and (worker := find_named(named, run.lives)) is not None:
+            return worker.key
         addresses = connection.addresses if run.lives else None
         if addresses is None or exchange.connect_s is not None:
             found = None if addresses is None else peer_life(*addresses, run.lives)

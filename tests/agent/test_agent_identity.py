@@ -26,7 +26,7 @@ from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from watchdog_agent import identity
-from watchdog_agent.identity import WatchdogASGI, WatchdogWSGI
+from watchdog_agent.middleware import WatchdogASGI, WatchdogWSGI
 
 ASKING = {"X-Watchdog-Canary": "default"}
 
@@ -129,7 +129,7 @@ def test_what_is_not_http_passes_as_it_is(kind: str) -> None:
 def test_an_answer_is_never_spoiled_by_the_header() -> None:
     """Should naming the worker fail, the answer goes out without a name."""
     broken = WatchdogWSGI(_wsgi)
-    broken._worker.header = lambda: 1 / 0  # type: ignore[method-assign, assignment, return-value]
+    broken._worker.header = lambda *_: 1 / 0  # type: ignore[method-assign, assignment, return-value]
     sent: list[Any] = []
     assert broken({"HTTP_X_WATCHDOG_CANARY": "x"}, lambda *a: sent.append(a)) == [b"hello"]
     assert sent == [("200 OK", [("Content-Type", "text/plain"), ("X-Own", "kept")])]
@@ -139,7 +139,7 @@ def test_each_forked_worker_names_itself() -> None:
     """A value worked out in the master before the fork is not the worker's; without torch no version is named."""
     script = (
         "import os\n"
-        "from watchdog_agent.identity import WatchdogWSGI\n"
+        "from watchdog_agent.middleware import WatchdogWSGI\n"
         "def app(environ, start):\n"
         "    start('200 OK', [])\n"
         "    return []\n"

@@ -9,7 +9,7 @@ import psutil
 import pytest
 import torch
 
-from watchdog_agent import memory
+from watchdog_agent import memory, trim
 
 
 def test_host_memory_is_the_kernels_figure() -> None:
@@ -33,6 +33,7 @@ def test_asking_does_not_initialise_cuda() -> None:
         pytest.skip("an earlier test of this process has initialised CUDA")
     memory.reset_peak()
     assert memory.allocator_bytes() == {}
+    assert memory.allocator_figures() == {}
     assert set(memory.facts()) == {"host_anon_bytes"}
     assert not torch.cuda.is_initialized()
 
@@ -56,3 +57,25 @@ def test_allocator_figures_follow_a_tensor() -> None:
     memory.reset_peak()
     assert memory.allocator_bytes()["peak_allocated_bytes"] == start
     del before
+
+
+@pytest.mark.gpu
+def test_a_serving_process_tells_of_its_allocator_and_trims_it() -> None:
+    """What is freed stays reserved until the trim; what is held stays."""
+    if not torch.cuda.is_available():
+        if os.environ.get("REQUIRE_GPU") == "1":
+            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
+        pytest.skip("torch sees no CUDA device")
+    held = torch.ones(8 << 20, device="cuda")
+    freed = torch.ones(64 << 20, device="cuda")
+    del freed
+    before = memory.allocator_figures()
+    assert before["allocated_bytes"] == torch.cuda.memory_allocated()
+    assert before["reserved_bytes"] == torch.cuda.memory_reserved()
+    assert {"active_bytes", "inactive_split_bytes", "alloc_retries", "ooms"} <= set(before)
+    step = trim.trim()[1]
+    assert (step.name, step.ran) == ("empty_cache", True)
+    assert step.before.reserved_bytes is not None
+    assert step.after.reserved_bytes is not None
+    assert step.before.reserved_bytes - step.after.reserved_bytes >= 256 << 20
+    assert memory.allocator_figures()["allocated_bytes"] >= held.nbytes

@@ -10,6 +10,7 @@ from builders import NOW, make_baseline, make_burst
 from alerts.episode import RecyclePolicy
 from alerts.recovery import Recovery, judge_recovery
 from alerts.recyclers import Acted
+from alerts.trim import Trimmed
 from baselines.regression import RegressionPolicy
 from probes.messages import Burst, Life, Outcome
 
@@ -22,7 +23,7 @@ class Server:
     """Implements `alerts.recycling.Subject` and is its own recycler: an act replaces the old workers by new ones.
 
     replacements: what an act starts; None for as many new lives as it ended, NEW first.
-    outcomes, latency_s: of every burst from now on.
+    outcomes, latency_s: of every burst from now on. trimmed: what comes of every trim; trims: those asked for.
     hook: called with the name of each method before it does its work, and with `acted` after the act; what it raises
     is a crash of the daemon there.
     """
@@ -44,6 +45,9 @@ class Server:
     latency_s: float = 0.05
     memory: list[int | None] = field(default_factory=lambda: [900_000_000, 500_000_000])
     can_act: bool = True
+    can_trim: bool = False
+    trimmed: Trimmed = field(default_factory=lambda: Trimmed(before=900_000_000, after=890_000_000))
+    trims: list[tuple[Life, str]] = field(default_factory=list)
     has_recycler: bool = True
     acts: list[tuple[Life, ...]] = field(default_factory=list)
     sizes: list[int | None] = field(default_factory=list)
@@ -93,6 +97,11 @@ class Server:
     def memory_bytes(self) -> int | None:
         self.hook("memory")
         return self.memory[min(len(self.acts), len(self.memory) - 1)]
+
+    def trim(self, life: Life, channel: str) -> Trimmed:
+        self.hook("trim")
+        self.trims.append((life, channel))
+        return self.trimmed
 
     def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
         self.hook("judge")

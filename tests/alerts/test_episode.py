@@ -25,6 +25,7 @@ from alerts.episode import (
     Trigger,
     advance,
     is_too_old,
+    is_worn_out,
     may_recycle,
     resume_from,
 )
@@ -33,7 +34,10 @@ from baselines.verdict import Cause, Level
 LEGAL = {
     (State.SUSPECT, Event.REQUESTED): State.GATE,
     (State.GATE, Event.ALLOWED): State.DRAIN,
+    (State.GATE, Event.TRIM_FIRST): State.TRIM,
     (State.GATE, Event.REFUSED): State.BLOCKED,
+    (State.TRIM, Event.CAME_BACK): State.COOLDOWN,
+    (State.TRIM, Event.HELD): State.DRAIN,
     (State.DRAIN, Event.DRAINED): State.RECYCLE,
     (State.RECYCLE, Event.ACTED): State.WAIT_READY,
     (State.RECYCLE, Event.FAILED): State.ESCALATED,
@@ -49,7 +53,7 @@ LEGAL = {
 }
 """Written a second time on purpose: a change of the table is a change of the design, and is made twice."""
 
-BEFORE_THE_ACT = (State.SUSPECT, State.GATE, State.DRAIN)
+BEFORE_THE_ACT = (State.SUSPECT, State.GATE, State.TRIM, State.DRAIN)
 AFTER_THE_ACT = (State.WAIT_READY, State.WARM_UP, State.VERIFY)
 
 
@@ -276,7 +280,8 @@ class TestWords:
 
     def test_a_proof_a_refusal_and_an_interruption_are_not_ineffective(self) -> None:
         """The breaker counts only what was done and did not help."""
-        assert set(Outcome) - INEFFECTIVE == {Outcome.VERIFIED, Outcome.BLOCKED, Outcome.INTERRUPTED}
+        others = {Outcome.VERIFIED, Outcome.TRIMMED, Outcome.BLOCKED, Outcome.INTERRUPTED}
+        assert set(Outcome) - INEFFECTIVE == others
 
 
 lives = st.builds(lambda pid, ticks: f"{pid}@{ticks}", st.integers(1, 2**22), st.integers(0, 2**40))
@@ -296,6 +301,14 @@ class TestAge:
     def test_without_a_limit_nobody_is(self, life: str, uptime_s: float) -> None:
         """None is never."""
         assert not is_too_old(life, uptime_s, RecyclePolicy(max_age_s=None))
+
+    @given(life=lives, most=st.integers(10, 10**9), jitter=st.floats(0, 0.5))
+    def test_requests_are_spread_likewise(self, life: str, most: int, jitter: float) -> None:
+        """Within the jitter, and without a limit never."""
+        policy = RecyclePolicy(max_requests=most, max_requests_jitter=jitter)
+        assert not is_worn_out(life, int(most * (1 - jitter) * 0.999) - 1, policy)
+        assert is_worn_out(life, int(most * (1 + jitter)) + 1, policy)
+        assert not is_worn_out(life, 10**15, RecyclePolicy())
 
     def test_workers_started_together_do_not_go_together(self) -> None:
         """Over many lives the ages fill the whole spread evenly: a tenth of them in each tenth, give or take."""

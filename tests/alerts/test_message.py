@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from alerts import wording
-from alerts.episode import GateReason, Outcome
+from alerts.episode import INEFFECTIVE, GateReason, Outcome
 from alerts.incident import Event, Incident, State, StepReason
 from alerts.magnitude import say_magnitude
 from alerts.message import (
@@ -296,7 +296,7 @@ def test_a_recycle_reports_figures_before_and_after() -> None:
     )
 
 
-@pytest.mark.parametrize("outcome", [o for o in Outcome if o not in (Outcome.VERIFIED, Outcome.BLOCKED)])
+@pytest.mark.parametrize("outcome", [*sorted(INEFFECTIVE), Outcome.INTERRUPTED])
 def test_a_recycle_that_did_not_work_is_at_least_a_page(outcome: Outcome) -> None:
     """Also when age asked for it and no incident is open."""
     failed = VERIFIED | {"outcome": str(outcome), "trigger": "age", "reason": "max_age"}

@@ -552,7 +552,7 @@ class TestCrashes:
     @pytest.mark.parametrize("state", [s for s in State if s not in ENDED])
     def test_resuming_a_row_found_in_any_state(self, bench: Bench, state: State) -> None:
         """The old worker is gone by now: what was before the act is asked again, what was after goes on."""
-        acted = state not in (State.SUSPECT, State.GATE, State.DRAIN)
+        acted = state not in (State.SUSPECT, State.GATE, State.TRIM, State.DRAIN)
         server = Server(workers=[NEW], replacements=[Life(pid=9, start_ticks=300)])
         episode = bench.ask(
             state=state, lives_before=(OLD,), acted_at=NOW if acted else None, evidence={"before_memory_bytes": 9e8}

@@ -31,6 +31,15 @@ def test_dry_run_shows_the_steps_and_does_nothing(stage: Stage) -> None:
     assert stage.run("recycle chat --dry-run --json").json()["gate"] == "allowed"
 
 
+def test_dry_run_says_that_the_daemon_would_trim_first(stage: Stage) -> None:
+    """Where there is an agent, and only for a leak."""
+    with_recycler(stage, "touch", "acted")
+    agent = '[target.process]\nport = 1\n[target.agent]\nfolder = "/run/nowhere"\n'
+    stage.config.write_text(stage.config.read_text() + agent)
+    steps = stage.run("recycle chat --dry-run --json").json()["steps"]
+    assert steps[0].startswith("for a leak, and not by hand: trim memory")
+
+
 @pytest.mark.parametrize("command", ["recycle chat", "recycle chat --dry-run"])
 def test_target_that_cannot_be_recycled_is_refused(stage: Stage, command: str) -> None:
     """Exit code 3 and the gate's reason in words."""

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from agent_stage import answer_of, folder, life, script
 from cli_stage import SECRET, Ended, Stage
 
+from baselines import memory_store
+from probes.messages import MemorySample
 from watchdog.demo.receiver import Receiver
+
+__all__ = ["folder"]
 
 NOTIFIER = '[[notifier]]\nname = "oncall"\nkind = "{kind}"\nurl = "{url}"\n{more}\n'
 
@@ -104,6 +111,40 @@ def test_check_live_exits_two_when_something_cannot_be_reached(stage: Stage, cha
     assert what in failed
     assert says in failed
     assert SECRET not in ended.said
+
+
+def test_check_live_tells_of_each_workers_agent(stage: Stage, folder: Path) -> None:
+    """Good with what it says, or why it is not; and status shows what the daemon stored last."""
+    code = "import sys\nfrom watchdog_agent.attach import attach\nattach(folder=sys.argv[1], version='0.24')\n"
+    code += "print('ready', flush=True)\nsys.stdin.read()\n"
+    agent = f'[target.agent]\nfolder = "{folder}"\n'
+    with script(code, str(folder)) as worker:
+        answer_of(folder, life(worker.pid))
+        stage.write_config(after=f"[target.process]\nparent_pid = {worker.pid}\nworkers = 'self'\n{agent}")
+        rows = {row["what"]: row for row in stage.run("check --live --json").json()["live"]}
+        answered = rows[f"chat agent of {worker.pid}"]
+        assert answered["ok"] is True
+        assert answered["detail"].startswith("good, serves 0.24, python 3.")
+        worker.send_signal(signal.SIGSTOP)
+        ended = stage.run("check --live")
+        worker.send_signal(signal.SIGCONT)
+        assert ended.code == 2
+        assert f"FAIL chat agent of {worker.pid}: the agent does not answer in time" in ended.out
+        sample = MemorySample(
+            target="chat",
+            slot=0,
+            life=life(worker.pid).key,
+            at=time.time(),
+            host_anon_bytes=10**8,
+            agent="good",
+            version="0.24",
+            requests=7,
+        )
+    database = stage.database()
+    with database.write() as connection:
+        memory_store.add_memory(connection, [sample])
+    database.close()
+    assert "worker 0: 100 MB, agent good, serves 0.24, 7 requests" in stage.run("status").out
 
 
 def test_check_live_misses_no_gpu_that_nobody_asked_for(stage: Stage) -> None:

@@ -149,6 +149,7 @@ def test_every_metric_is_in_metrics_md_with_its_type_and_labels() -> None:
 def test_configuration_in_the_text_is_valid(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A whole configuration loads; a piece of a target does once it is put into one."""
     monkeypatch.setenv("SLACK_WEBHOOK_URL", "https://hooks.example.com/services/T0/B0/x")
+    monkeypatch.setenv("WATCHDOG_AGENT_TOKEN", "sixteen or more characters")
     for text in _fences(path.read_text(), "toml"):
         if "[[target]]" in text:
             parse_config(tomllib.loads(text))

@@ -34,12 +34,19 @@ MODELS: dict[str, tuple[type[Section], ...]] = {
     "target.canary.expect": (config.ExpectSection,),
     "target.process": (config.ProcessSection,),
     "target.gpu": (config.GpuSection,),
+    "target.agent": (config.AgentSection,),
     "target.regression": (config.RegressionSection,),
     "target.leak": (config.LeakSection,),
     "target.limits": (config.LimitsSection,),
     "target.recycle": (config.RecycleSection,),
 }
-SECRETS = ("SLACK_WEBHOOK_URL", "WATCHDOG_WEBHOOK_SECRET", "WATCHDOG_TOKEN", "MODEL_AUTHORIZATION")
+SECRETS = (
+    "SLACK_WEBHOOK_URL",
+    "WATCHDOG_WEBHOOK_SECRET",
+    "WATCHDOG_TOKEN",
+    "MODEL_AUTHORIZATION",
+    "WATCHDOG_AGENT_TOKEN",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from fault_server import GOOD, FaultServer
 from probes.canary.burst import CanaryPlan
 from probes.canary.http import HttpCanary
 from probes.expectation import Expectation
-from probes.messages import Outcome, Output
+from probes.messages import Life, Outcome, Output
 
 EMBEDDING = Expectation(json_path="data[0].embedding")
 
@@ -282,6 +282,19 @@ def test_the_agents_header_names_life_and_provenance(server: FaultServer) -> Non
     assert [s.life for s in burst.samples] == ["41@99", "41@99"]
     assert burst.life == "41@99"
     assert burst.provenance == {"server": "toy/1", "model_version": "v7", "torch": "2.13.0", "cuda": "13.0"}
+
+
+@pytest.mark.parametrize("known", [True, False], ids=["a_worker", "a_stranger"])
+def test_the_header_counts_only_when_it_names_a_worker(server: FaultServer, known: bool) -> None:
+    """It is the server's word: one that names nobody we watch is left out, and the peer's pid decides."""
+    named = Life(pid=41, start_ticks=99) if known else Life(pid=41, start_ticks=98)
+
+    class Watched:
+        def find(self) -> dict[int, Life]:
+            return {0: named}
+
+    burst = build(server.url("/named"), workers=Watched()).burst(size=2)
+    assert [s.life for s in burst.samples] == ["41@99" if known else None] * 2
 
 
 def test_a_golden_output_is_compared_with(server: FaultServer) -> None:

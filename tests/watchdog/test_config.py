@@ -204,6 +204,18 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         TARGET + '[target.recycle]\nkind = "process"',
         ['target[m]: recycle.kind = "process" needs a [target.process] table'],
     ),
+    "agent without process": (
+        TARGET + "[target.agent]",
+        ["target[m].agent: needs a [target.process] table: an agent is asked for each worker found by it"],
+    ),
+    "agent with half an address": (
+        TARGET + '[target.process]\nport = 1\n[target.agent]\nport = 2\nfolder = "/run/m"',
+        ["target[m].agent: port and token go together", "target[m].agent: folder and port exclude each other"],
+    ),
+    "requests that nobody counts": (
+        TARGET + '[target.recycle]\nkind = "command"\ncommand = ["true"]\nmax_requests = 1000',
+        ["target[m].recycle: max_requests needs a [target.agent] table: only an agent counts requests"],
+    ),
     "command recycler without command": (
         TARGET + '[target.recycle]\nkind = "command"',
         [f"target[m].recycle: {COMMAND}"],

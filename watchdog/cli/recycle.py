@@ -74,7 +74,7 @@ def recycle(
         print_json(episode, Any)
     else:
         out.print(f"{episode.outcome}: {_explain(episode)}", markup=False)
-    codes = {Outcome.VERIFIED: ExitCode.FINE, Outcome.BLOCKED: ExitCode.UNDECIDED}
+    codes = {Outcome.VERIFIED: ExitCode.FINE, Outcome.TRIMMED: ExitCode.FINE, Outcome.BLOCKED: ExitCode.UNDECIDED}
     raise typer.Exit(codes.get(episode.outcome or Outcome.BLOCKED, ExitCode.WORSE))
 
 
@@ -85,7 +85,9 @@ def _dry_run(target: Target, asked: Episode, database: Database, *, json: bool) 
     lives = target.lives() or []
     steps = target.recycler.plan(lives) if target.recycler else []
     drain = [f"drain for {target.drain_s:g} s"] if target.drain_s else []
+    trim = ["for a leak, and not by hand: trim memory; if what has grown comes back, that is all"]
     steps = [
+        *(trim if target.can_trim else []),
         *drain,
         *steps,
         f"wait up to {target.ready_timeout_s:g} s for a good answer, warm up",

@@ -18,6 +18,7 @@ from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Ref
 from watchdog.config import Config, HttpCanarySection, load_config
 from watchdog.migrations.migrate import bring_up_to_date
 from watchdog.target import Target
+from watchdog_agent.agent_wire import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -92,6 +93,11 @@ def _look(config: Config) -> list[Row]:
         if lives is not None:
             pids = ", ".join(str(life.pid) for life in lives) or "no process found"
             rows.append({"what": f"{target.name} workers", "ok": bool(lives), "detail": pids})
+        if target.agents is not None:
+            for life, reading in target.agents.ask(lives or []).items():
+                detail = reading.detail if reading.report is None else _agent_says(reading.report)
+                what = f"{target.name} agent of {life.pid}"
+                rows.append({"what": what, "ok": reading.report is not None, "detail": detail})
         if target.gpu is not None:
             rows.append({"what": f"{target.name} GPU", **_look_at_gpu(target, wanted=section.device == "cuda")})
         target.close()
@@ -111,6 +117,11 @@ def _look_at_gpu(target: Target, *, wanted: bool) -> Row:
         return {"ok": False, "detail": f"NVML knows no device {', '.join(map(str, missing))}"}
     workers = f"; the workers: {gpu.view}" if gpu.view is not None else ""
     return {"ok": not gpu.lost, "detail": f"NVML answers: {describe(gpu.reading().devices)}{workers}"}
+
+
+def _agent_says(report: Report) -> str:
+    known = {"serves": report.version, **report.versions, "requests": report.requests, "shapes": report.shapes}
+    return "good, " + ", ".join(f"{name} {value}" for name, value in known.items() if value is not None)
 
 
 def _reach(name: str, address: str) -> Row:

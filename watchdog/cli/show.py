@@ -89,7 +89,11 @@ def _print_status(target: TargetStatus) -> None:
         out.print(f"    canary {c.name}: p95 {milliseconds(c.p95_s)}, {baseline}{last}", markup=False)
     for w in target.workers:
         gpu = f", GPU {share(w.gpu_used_bytes, w.gpu_capacity_bytes)}" if w.gpu_used_bytes is not None else ""
-        out.print(f"    worker {w.slot}: {share(w.host_anon_bytes, w.capacity_bytes)}{gpu}", markup=False)
+        agent = f", agent {w.agent}" if w.agent is not None else ""
+        served = f", serves {w.version}" if w.version is not None else ""
+        count = f", {w.requests} requests" if w.requests is not None else ""
+        host = share(w.host_anon_bytes, w.capacity_bytes)
+        out.print(f"    worker {w.slot}: {host}{gpu}{agent}{served}{count}", markup=False)
     for i in target.incidents:
         out.print(f"    incident {i.id}: {i.level} {i.check} {i.reason}, since {clock(i.since)}", markup=False)
     if target.breaker_open:

@@ -35,7 +35,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor, nn
 
-from watchdog_agent.identity import WatchdogASGI
+from watchdog_agent.middleware import WatchdogASGI
 
 MODEL_VERSION = "demo-encoder-1"
 VOCABULARY, MAX_TOKENS = 1000, 64

@@ -169,6 +169,7 @@ def upgrade() -> None:
         sa.Column("in_flight", sa.Integer(), nullable=True),
         sa.Column("shapes", sa.Integer(), nullable=True),
         sa.Column("trimmed_bytes", sa.Integer(), nullable=True),
+        sa.Column("agent", sa.String(), nullable=True),
         sa.PrimaryKeyConstraint("id"),
     )
     op.create_index("ix_memory_samples_at", "memory_samples", ["at"], unique=False)

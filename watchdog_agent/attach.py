@@ -1,0 +1,283 @@
+"""The agent of a serving process. One call, anywhere, at any time, as often as one likes:
+
+    from watchdog_agent.attach import attach
+    attach(version="0.24")
+
+It opens a door (`door`) where the daemon of the same user asks how the process stands, and lets it trim memory. One
+thread does everything, and sleeps until it is asked. Nothing here raises into its host or makes it wait: what goes
+wrong is logged once by the logger `watchdog_agent`, stands in `Agent.problem`, and is tried again later. A forked child
+gets a door of its own; in a server that forks in C (uWSGI) at its first request at the latest.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import weakref
+from typing import Any, Callable, Dict, Iterator, Optional
+
+from watchdog_agent import door as doors
+from watchdog_agent.agent_wire import Answer, Ask, Question, Trimmed, default_folder
+from watchdog_agent.door import Door
+from watchdog_agent.identity import life_key
+from watchdog_agent.ledger import LEDGER
+from watchdog_agent.report import report
+from watchdog_agent.talk import talk
+from watchdog_agent.trim import trim
+
+LOOK_S = 60.0  # how soon a door that somebody closed or removed is opened again
+RETRY_S = 60.0  # after one that could not be opened
+PAUSE_S = 1.0  # after one that was lost: whoever closes descriptors may not be done yet
+CHILD_S = 0.5  # a child that only runs another program, or ends at once, never opens a door
+FORK_WAIT_S = 0.2  # a fork waits at most so long for the thread to end, so that no lock of it goes into the child
+MAX_VERSION_CHARS = 100
+NOBODY = -1  # no process has this pid
+
+
+def attach(
+    *,
+    folder: Optional[str] = None,
+    port: Optional[int] = None,
+    token: Optional[str] = None,
+    version: Optional[str] = None,
+    model: Any = None,
+    load_s: Optional[float] = None,
+) -> Agent:
+    """Let the watchdog ask this process. A second call only adds what it knows.
+
+    folder: for the socket; None takes `agent_wire.default_folder`. port, token: loopback HTTP instead, for a daemon of
+    another user; port is the first one tried. version: of what is served. model: a torch module whose inputs' shapes
+    are counted. load_s: how long it took to load, in seconds; or see `loading`.
+    """
+    with contextlib.suppress(Exception):
+        _remember(version, load_s, model)
+    agent = _ATTACHED.get("agent")
+    if agent is None:
+        new = Agent(_opener(folder, port, token))
+        agent = _ATTACHED.setdefault("agent", new)  # in one step: no lock that a fork could copy while it is held
+        if agent is new:
+            agent.begin()
+    if not _is_before_uwsgi_forks():
+        agent.follow_fork()
+    return agent
+
+
+@contextlib.contextmanager
+def loading() -> Iterator[None]:
+    """Around what loads the model: how long it took is told by the agent."""
+    began = time.monotonic()
+    yield
+    LEDGER.model_load_s = time.monotonic() - began
+
+
+class Agent:
+    """problem: why it cannot be asked, one line; None while it can, or is about to be. address: where."""
+
+    def __init__(self, open_door: Callable[[], Door]) -> None:
+        self.problem: Optional[str] = None
+        self._open_door = open_door
+        self._door: Optional[Door] = None
+        self._logged = False
+        self._closed = False
+        self._pid = os.getpid()
+        self._stop = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+
+    @property
+    def address(self) -> Optional[str]:
+        """The socket's path, or host:port; None while no door is open."""
+        door = self._door
+        return None if door is None else door.address
+
+    def begin(self) -> None:
+        """Start, and from now on also in every forked child."""
+        with self._noting():
+            os.register_at_fork(before=self._before_fork, after_in_parent=self._after_fork, after_in_child=self._reborn)
+            atexit.register(self._at_exit)
+            LEDGER.on_fork = self.follow_fork
+            self._hook_into_uwsgi()
+            if _is_before_uwsgi_forks():  # a thread of ours would take the interpreter's lock into every worker
+                self._pid = NOBODY
+                LEDGER.forget_process()
+                return
+        self._start(0.0)
+
+    def follow_fork(self) -> None:
+        """In a child that nothing told of its fork: be reborn."""
+        if self._pid != os.getpid():
+            self._reborn()
+
+    def close(self) -> None:
+        """Close the door for good; for whoever embeds the agent in something that outlives it."""
+        self._closed = True
+        self._end_thread(FORK_WAIT_S + 1.0)
+        if _ATTACHED.get("agent") is self:
+            del _ATTACHED["agent"]
+
+    # --- the thread ---------------------------------------------------------------------------------------------------
+
+    def _start(self, delay_s: float) -> None:
+        with self._noting():
+            self._thread = threading.Thread(
+                target=self._run, args=(self._stop, delay_s), name="watchdog-agent", daemon=True
+            )
+            self._thread.start()
+
+    def _run(self, stop: threading.Event, delay_s: float) -> None:
+        with self._noting():  # the host's signals are for the host's threads
+            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+        stop.wait(delay_s)
+        while not stop.is_set():
+            pause_s = RETRY_S
+            with self._noting():
+                door = self._door
+                if door is None:
+                    door = self._door = self._open_door()
+                self.problem, self._logged = None, False
+                try:
+                    self._serve(door, stop)
+                finally:
+                    forking = stop.is_set() and not self._closed  # the door stays open, and the next thread goes on
+                    if not forking:
+                        self._door = None
+                        door.close(remove=self._closed)
+                pause_s = PAUSE_S
+            stop.wait(pause_s)
+
+    def _serve(self, door: Door, stop: threading.Event) -> None:
+        """Answer until it stops standing."""
+        poll = select.poll()
+        poll.register(door.fileno(), select.POLLIN)
+        while not stop.is_set():
+            called = poll.poll(LOOK_S * 1000)
+            if stop.is_set() or not door.stands():
+                return
+            caller = door.accept() if called else None
+            if caller is not None:
+                talk(caller, token=door.token, answer=self._answer)
+
+    @staticmethod
+    def _answer(question: Question) -> Answer:
+        return report(LEDGER) if isinstance(question, Ask) else Trimmed(life=life_key(), steps=trim())
+
+    def _end_thread(self, wait_s: float) -> None:
+        self._stop.set()
+        door, thread = self._door, self._thread
+        if thread is None or thread is threading.current_thread() or not thread.is_alive():
+            return
+        if door is not None:
+            door.knock()
+        thread.join(wait_s)
+        for _ in range(50):  # from 3.12 on Python warns of forks while the kernel still sees a second thread
+            if not os.path.exists(f"/proc/self/task/{thread.native_id}"):  # noqa: PTH110 - no pathlib inside a server
+                break
+            time.sleep(0.0001)
+
+    # --- forks and the end --------------------------------------------------------------------------------------------
+
+    def _before_fork(self) -> None:
+        """No thread but the forking one goes into a child: what ours was at would never be finished there."""
+        with self._noting():
+            self._end_thread(FORK_WAIT_S)
+
+    def _after_fork(self) -> None:
+        with self._noting():
+            if self._stop.is_set() and not self._closed:
+                self._stop = threading.Event()
+                self._start(0.0)
+
+    def _reborn(self) -> None:
+        """In the child: the parent's door is not ours, its thread is not here."""
+        with self._noting():
+            door, self._door = self._door, None
+            self._pid, self._stop, self._thread = os.getpid(), threading.Event(), None
+            LEDGER.reset()
+            if door is not None:
+                door.close(remove=False)
+            if not self._closed:
+                self._start(CHILD_S)
+
+    def _hook_into_uwsgi(self) -> None:
+        """uWSGI forks in C and calls only its own hook; where somebody else takes that, the first request starts us."""
+        uwsgi: Any = sys.modules.get("uwsgi")
+        if uwsgi is None:
+            return
+        before = getattr(uwsgi, "post_fork_hook", None)
+
+        def hook() -> None:
+            if before is not None:
+                before()
+            self.follow_fork()
+
+        uwsgi.post_fork_hook = hook
+
+    def _at_exit(self) -> None:
+        door = self._door
+        if self._pid == os.getpid() and door is not None:
+            self._closed = True
+            self._stop.set()
+            door.close(remove=True)
+
+    @contextlib.contextmanager
+    def _noting(self) -> Iterator[None]:
+        """Whatever goes wrong inside stays inside, and is said once."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - never the host's problem
+            with contextlib.suppress(Exception):
+                self._note(error)
+
+    def _note(self, error: Exception) -> None:
+        said = f"{type(error).__name__}: {error}"
+        if not self._logged:
+            self._logged = True
+            import logging  # most hosts have it; the others do not need it until now
+
+            logging.getLogger("watchdog_agent").warning("the watchdog cannot ask this process: %s", said)
+        self.problem = said
+
+
+def _is_before_uwsgi_forks() -> bool:
+    uwsgi: Any = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.worker_id() == 0
+
+
+def _opener(folder: Optional[str], port: Optional[int], token: Optional[str]) -> Callable[[], Door]:
+    if port is None and token is None:
+        here = os.getcwd()  # noqa: PTH109 - now: the host may go elsewhere
+        return lambda: doors.open_folder(os.path.join(here, folder or default_folder()))  # noqa: PTH118
+
+    def open_port() -> Door:
+        if port is None or token is None:
+            raise ValueError("port and token go together")
+        return doors.open_port(port, token)
+
+    return open_port
+
+
+def _remember(version: Optional[str], load_s: Optional[float], model: Any) -> None:
+    if version is not None:
+        plain = "".join(c for c in str(version) if " " <= c <= "~" and c != ";")  # it goes into a header
+        LEDGER.version = plain.strip()[:MAX_VERSION_CHARS] or None
+    if load_s is not None:
+        LEDGER.model_load_s = float(load_s)
+    if model is not None and model not in _HOOKED:
+        model.register_forward_pre_hook(_look_at_shapes, with_kwargs=True)
+        _HOOKED.add(model)
+
+
+def _look_at_shapes(_model: Any, args: Any, kwargs: Any) -> None:
+    """A function of this module, so that a model that has it can still be pickled. A compiler must not look inside."""
+    compiler = sys.modules["torch"].compiler
+    if not compiler.is_compiling():
+        LEDGER.note_shapes((*args, *kwargs.values()))
+
+
+_ATTACHED: Dict[str, Agent] = {}  # none or one: a process has one life to tell of
+_HOOKED: weakref.WeakSet[Any] = weakref.WeakSet()
