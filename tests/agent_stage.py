@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -103,6 +104,16 @@ def answer_of(folder: Path, worker: Life) -> Reading:
         return wait_for(look, f"an agent of {worker.key}")
     except AssertionError as error:
         raise AssertionError(f"{error}: {last}") from None
+
+
+def stop(pid: int) -> None:
+    """SIGSTOP, until it has taken effect in every thread."""
+    os.kill(pid, signal.SIGSTOP)
+    tasks = Path(f"/proc/{pid}/task")
+    wait_for(
+        lambda: all(t.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "T" for t in tasks.iterdir()),
+        f"{pid} is stopped",
+    )
 
 
 def children_of(pid: int) -> list[int]:

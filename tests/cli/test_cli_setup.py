@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_stage import answer_of, folder, life, script
+from agent_stage import answer_of, folder, life, script, stop
 from cli_stage import SECRET, Ended, Stage
 
 from baselines import memory_store
@@ -125,7 +125,7 @@ def test_check_live_tells_of_each_workers_agent(stage: Stage, folder: Path) -> N
         answered = rows[f"chat agent of {worker.pid}"]
         assert answered["ok"] is True
         assert answered["detail"].startswith("good, serves 0.24, python 3.")
-        worker.send_signal(signal.SIGSTOP)
+        stop(worker.pid)
         ended = stage.run("check --live")
         worker.send_signal(signal.SIGCONT)
         assert ended.code == 2

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from agent_stage import answer_of, script
+from agent_stage import answer_of, script, stop
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -175,7 +175,7 @@ def test_a_stopped_worker_costs_the_others_nothing(folder: Path) -> None:
         for life in lives.values():
             answer_of(folder, life)
         for stopped in (0, 2):
-            os.kill(lives[stopped].pid, signal.SIGSTOP)
+            stop(lives[stopped].pid)
         try:
             client = AgentClient(AgentSpec(folder=folder, timeout_s=2.0), monotonic=lambda: time.monotonic() + clock[0])
             samples = [sample_of(life, slot) for slot, life in lives.items()]
