@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Annotated
 
 import typer
 from sqlalchemy.exc import DatabaseError as SqlError
 
 from baselines.database import DatabaseError
-from watchdog.cli import baseline, canary, demo, history, incidents, notify, recycle, replay, run, setup, show, silence
 from watchdog.cli.session import ExitCode, Refused, err, out
 from watchdog.config import ConfigError
 from watchdog.metrics import package_version
 from watchdog.turns import Occupied
+
+COMMANDS = (
+    *("demo", "run", "setup", "baseline", "canary", "show", "history", "incidents", "silence", "replay", "recycle"),
+    "notify",
+)
+"""Modules of this package, in the order of the help."""
 
 app = typer.Typer(
     name="watchdog",
@@ -39,8 +45,9 @@ def _root(
 ) -> None: ...
 
 
-for group in (demo, run, setup, baseline, canary, show, history, incidents, silence, replay, recycle, notify):
-    group.register(app)
+# The daemon lives for months and needs none of the others: a megabyte.
+for name in ("run",) if sys.argv[1:2] == ["run"] else COMMANDS:
+    import_module(f"{__package__}.{name}").register(app)
 
 
 def main() -> None:
