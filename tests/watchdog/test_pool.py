@@ -61,4 +61,4 @@ def test_job_that_breaks_runs_again(runs: Runs, caplog: pytest.LogCaptureFixture
     """Its error is logged, its thread is free again."""
     runs.fails = True
     wait_until(lambda: len(runs.late) >= 2, "two runs")
-    assert "nobody thought of this" in caplog.text
+    wait_until(lambda: "nobody thought of this" in caplog.text, "the error is logged")

@@ -131,6 +131,8 @@ def _play(stage: Stage, scene: Scene, screen: Console, problems: list[str]) -> d
     start = len(stage.receiver.received)
     broken_at = time.monotonic()
     stage.break_server(dict(scene.fault))
+    if scene.fault["kind"] == "hang":  # asked now: once it is caught the server is about to be recycled
+        screen.print(f"   (/health says {stage.health_status()})", style="dim")
     seen: dict[str, Any] = {"title": scene.title, "check": scene.check}
     fired = stage.wait_for_event("firing", check=scene.check, start=start, timeout_s=CATCH_TIMEOUT_S)
     if fired is None:
@@ -142,8 +144,6 @@ def _play(stage: Stage, scene: Scene, screen: Console, problems: list[str]) -> d
         "reason": incident["reason"],
         "cause": incident["cause"],
     }
-    if scene.fault["kind"] == "hang":
-        screen.print(f"   (/health says {stage.health_status()})", style="dim")
     _show_slack(stage, fired.payload["text"], start, screen)
     what = f"{incident['check']}, {incident['reason']}, cause {incident['cause']}"
     screen.print(f"   [green]caught[/] after {seen['caught_s']} s: {what}")
