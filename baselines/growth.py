@@ -66,7 +66,7 @@ class Trend:
     def __init__(self) -> None:
         self._past: deque[tuple[int, float]] = deque(maxlen=MAX_PAST + 2)
         self._inherited: Sequence[float] = ()
-        self.fresh: list[float] = []  # slopes that nobody has taken over yet
+        self.fresh: deque[float] = deque(maxlen=MAX_PAST)  # slopes that nobody has taken over yet
         self._record = -np.inf
         self._first: float | None = None
 

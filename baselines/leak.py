@@ -63,7 +63,7 @@ class LeakPolicy:
 
 
 class LeakWatch:
-    """One life from its first sample on. Some forty kilobytes for each figure, whatever its age."""
+    """One life from its first sample on. Less than a hundred kilobytes for each figure, whatever its age."""
 
     def __init__(self, policy: LeakPolicy) -> None:
         self.policy = policy

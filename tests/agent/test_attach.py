@@ -133,7 +133,7 @@ def test_other_pythons(folder: Path, python: str) -> None:
     code = (
         ATTACH + "import warnings\n"
         "if sys.version_info >= (3, 13): warnings.simplefilter('ignore', DeprecationWarning)\n"
-        "attach(folder=sys.argv[1])\ntime.sleep(0.2)\npid = os.fork()\n"
+        "agent = attach(folder=sys.argv[1])\nwhile agent.address is None: time.sleep(0.01)\npid = os.fork()\n"
         "if pid == 0:\n    sys.stdin.read()\n    os._exit(0)\n" + REST
     )
     with script(code, str(folder), python=found) as process:

@@ -95,6 +95,11 @@ def test_a_restart_relearns_nothing() -> None:
     assert judge(worker, SlopeHistory(own=wide)).status is Status.OK
 
 
+def test_slopes_that_nobody_takes_over_do_not_pile_up() -> None:
+    """A life of twelve days, replayed at once: of each width the newest are left."""
+    assert max(len(slopes) for slopes in slopes_of(life(0.0, hours=288)).values()) == MAX_SLOPES
+
+
 def test_slopes_are_kept_by_version(database: Database) -> None:
     key = ("host_anon_bytes", 3)
     with database.write() as connection:
