@@ -68,9 +68,9 @@ class AgentClient:
         readings = self.ask([workers[s.slot] for s in samples])
         return [with_reading(s, readings[workers[s.slot]]) for s in samples]
 
-    def ask(self, lives: Collection[Life]) -> dict[Life, Reading]:
-        """How each worker stands; all are asked at once, within timeout_s."""
-        readings = self._put(Ask(), lives, timeout_s=self._spec.timeout_s, rest=True)
+    def ask(self, lives: Collection[Life], *, timeout_s: float | None = None) -> dict[Life, Reading]:
+        """How each worker stands; all are asked at once, within timeout_s (None: the usual one)."""
+        readings = self._put(Ask(), lives, timeout_s=timeout_s or self._spec.timeout_s, rest=True)
         with self._lock:
             self._requests = {life: count for life, count in self._requests.items() if life in readings}
             for life, reading in readings.items():

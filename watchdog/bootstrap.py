@@ -23,19 +23,23 @@ from baselines.database import Database
 from baselines.verdict import Level
 from probes.agent import AgentClient, AgentSpec
 from probes.canary.burst import Canary, CanaryPlan
+from probes.canary.exchange import Question
 from probes.canary.http import HttpCanary
 from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
 from probes.gpu.rhythm import Rhythm
 from probes.gpu.usage import TargetGpu
+from probes.load import LoadMeter, LoadReading, ask_agents, ask_page, read_series, read_stub_status
 from probes.process import ProcessSpec, WorkerWatch, is_alive
+from probes.prometheus import parse_selector
 from probes.taint import run_queue_delay_s
 from watchdog.config import (
     AgentSection,
     Config,
     ConfigError,
     HttpCanarySection,
+    LoadSection,
     NotifierSection,
     RecycleSection,
     TargetSection,
@@ -147,6 +151,7 @@ def build_target(
         sleep=shared.sleep,
         workers=workers,
         agents=agents,
+        load=_build_load(section.load, agents, workers, shared) if section.load is not None else None,
         gpu=gpu,
         group=section.group,
         peers=peers,
@@ -167,6 +172,29 @@ def _build_agents(section: AgentSection) -> AgentClient:
     else:
         spec = AgentSpec.by_default(timeout_s=section.timeout)
     return AgentClient(spec, monotonic=time.monotonic)
+
+
+def _build_load(
+    section: LoadSection, agents: AgentClient | None, workers: WorkerWatch | None, shared: Shared
+) -> LoadMeter:
+    """A new kind is a reader in `probes.load` and a branch here."""
+    if section.kind == "agent":
+        assert agents is not None  # the configuration's own rules
+        assert workers is not None
+        return LoadMeter(partial(ask_agents, agents, lambda: workers.known().values(), timeout_s=section.timeout))
+    read: Callable[[str], LoadReading] = read_stub_status
+    if section.metric is not None:
+        read = partial(read_series, selector=parse_selector(section.metric), rate=section.rate)
+    assert section.url is not None
+    headers = {"Accept": "text/plain"} | {name: value.get_secret_value() for name, value in section.headers.items()}
+    ask = partial(
+        ask_page,
+        Question(method="GET", url=section.url, headers=headers),
+        read,
+        timeout_s=section.timeout,
+        ssl_context=shared.tls() if section.url.startswith("https:") else None,
+    )
+    return LoadMeter(ask, rate=section.rate)
 
 
 def _build_canary(
@@ -199,6 +227,7 @@ def _build_canary(
             device=target.device,
             load_timeout_s=section.load_timeout,
             withheld=withheld,
+            own_delay_s=shared.own_delay_s,
         )
     body, content_type = None, None
     if section.json_ is not None:

@@ -17,6 +17,7 @@ from probes.canary.provenance import read_life, read_provenance, secret_words
 from probes.expectation import Expectation, check_body
 from probes.messages import Burst, Family, Identity, Life, Outcome, Output, Sample, outcome_of_status
 from probes.process import WorkerWatch, cpu_seconds, find_named, generation_of, peer_life
+from probes.surroundings import Surroundings
 from probes.taint import is_tainted, run_queue_delay_s
 
 BUFFERED_BYTES = 65_536  # below what Linux buffers for a socket at first (net.ipv4.tcp_rmem): the server need not wait
@@ -77,6 +78,7 @@ class HttpCanary:
         self._now = now
         self._monotonic = monotonic
         self._own_delay_s = own_delay_s
+        self._surroundings = Surroundings(monotonic=monotonic, own_delay_s=own_delay_s)
         self._latencies: deque[float] = deque(maxlen=2 * max(1, plan.size))
 
     def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
@@ -90,12 +92,14 @@ class HttpCanary:
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect())
             control = None if self._control is None else stack.enter_context(self._connect())
+            before = self._surroundings.begin(run.lives)
             typical_s = self._warm_up(connection, run)
             count = affordable_size(self.plan, typical_s) if size is None else max(1, size)
             while not run.ended and len(run.samples) < count:
                 sample = self._sample(connection, control, run)
                 run.samples.append(sample)
                 run.ended = sample.outcome is Outcome.TIMEOUT
+            run.facts = self._surroundings.end(before, run.answered)  # while the thread that serves us is still there
         self._latencies.extend(
             s.latency_s for s in run.samples if s.outcome is Outcome.GOOD and s.latency_s is not None
         )
@@ -195,6 +199,7 @@ class HttpCanary:
             generation=generation_of(run.lives),
             workers_alive=None if self._workers is None else len(run.lives),
             worker_cpu=run.busiest,
+            facts=run.facts,
         )
 
 
@@ -220,6 +225,13 @@ class _Run:
     control_ended: bool = False
     cpu_s: dict[Life, float] = field(default_factory=dict)
     waited_s: float = 0.0
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> tuple[Life, ...]:
+        """The workers that did; all of them where nobody knows."""
+        named = {sample.life for sample in self.samples}
+        return tuple(life for life in self.lives if life.key in named) or self.lives
 
     def add_cpu(self, waited_s: float, before: Mapping[Life, float], after: Mapping[Life, float]) -> None:
         self.waited_s += waited_s

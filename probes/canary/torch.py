@@ -19,6 +19,9 @@ from typing import Any
 from probes.canary.burst import CanaryPlan, affordable_size, typical_latency
 from probes.expectation import MAX_GOLDEN_VALUES, Expectation, check_output
 from probes.messages import Burst, Identity, OpStat, Outcome, Output, Sample, Snapshot
+from probes.process import life_of
+from probes.surroundings import Surroundings
+from probes.taint import run_queue_delay_s
 from probes.worker import WorkerError, WorkerProcess
 from watchdog_agent import wire
 
@@ -38,6 +41,7 @@ class TorchCanary:
     input_spec: see `watchdog_agent.tensors.build_inputs`.
     withheld: variables of our environment that the worker does not get.
     load_timeout_s: from the start of the worker until the model has made its first, discarded calls.
+    own_delay_s: a counter of our own delay (`taint.OwnDelay`), asked from the thread that runs the burst.
 
     The last answer of a burst is checked and stands for all of them: same input, same weights.
     Raises wire.WireError (a ValueError) for an input_spec that is not plain JSON of a moderate size.
@@ -62,6 +66,7 @@ class TorchCanary:
         withheld: frozenset[str] = frozenset(),
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        own_delay_s: Callable[[], float] = run_queue_delay_s,
     ) -> None:
         self.target = target
         self.name = name
@@ -80,6 +85,7 @@ class TorchCanary:
         self._withheld = withheld
         self._now = now
         self._monotonic = monotonic
+        self._surroundings = Surroundings(monotonic=monotonic, own_delay_s=own_delay_s)
         self._lock = threading.Lock()
         self._closed = False
         self._worker: WorkerProcess | None = None
@@ -94,13 +100,20 @@ class TorchCanary:
             at = self._now()
             samples: list[Sample] = []
             calls: list[wire.Timed] = []
+            around: Mapping[str, float] = {}
             measured: wire.Measured | None = None
             try:
                 worker = self._ready_worker()
                 wanted = affordable_size(self.plan, self._typical_s) if size is None else max(1, size)
-                for timed in self._calls(worker, wanted):
-                    calls.append(timed)
-                    samples.append(self._sample(Outcome.GOOD, latency_s=timed.latency_s))
+                life = life_of(worker.pid)
+                lives = () if life is None else (life,)
+                before = self._surroundings.begin(lives)
+                try:
+                    for timed in self._calls(worker, wanted):
+                        calls.append(timed)
+                        samples.append(self._sample(Outcome.GOOD, latency_s=timed.latency_s))
+                finally:
+                    around = self._surroundings.end(before, lives)
                 measured = worker.receive(wire.Measured, timeout_s=self.plan.timeout_s)
             except WorkerError as failure:
                 samples.append(self._sample(failure.outcome, detail=failure.detail))
@@ -118,7 +131,7 @@ class TorchCanary:
                 isolated=True,
                 output=output,
                 provenance={} if self._loaded is None else self._loaded.provenance,
-                facts=self._facts(measured, [t.device_s for t in calls if t.device_s is not None]),
+                facts={**self._facts(measured, [t.device_s for t in calls if t.device_s is not None]), **around},
             )
 
     def profile(self, steps: int = 20) -> Snapshot:

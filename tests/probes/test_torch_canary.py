@@ -24,6 +24,7 @@ from torch import nn
 from probes.canary.burst import CanaryPlan
 from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
+from probes.facts import SERVER_CPU, SERVER_WAIT
 from probes.messages import Burst, Outcome
 from probes.worker import ProbeError, WorkerError, WorkerProcess
 from watchdog_agent import wire
@@ -208,7 +209,8 @@ def test_burst_tells_latency_output_and_who_measured(toy: TorchCanary) -> None:
     assert len(burst.identity.input_hash) == 16
     assert burst.provenance["torch"] == str(torch.__version__)
     assert len(burst.provenance["model_hash"]) == 16
-    assert set(burst.facts) == {"model_load_s", "host_anon_bytes"}
+    assert {"model_load_s", "host_anon_bytes", SERVER_CPU, SERVER_WAIT} <= set(burst.facts)
+    assert 0 < burst.facts[SERVER_CPU] <= (os.cpu_count() or 1)
     assert burst.facts["model_load_s"] > 0
     assert burst.facts["host_anon_bytes"] > 10e6
     assert burst.output is not None

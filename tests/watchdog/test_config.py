@@ -212,6 +212,33 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         TARGET + '[target.process]\nport = 1\n[target.agent]\nport = 2\nfolder = "/run/m"',
         ["target[m].agent: port and token go together", "target[m].agent: folder and port exclude each other"],
     ),
+    "load without url and metric": (
+        TARGET + "[target.load]",
+        [
+            'target[m].load: url is needed with kind = "prometheus"',
+            'target[m].load: metric is needed with kind = "prometheus"',
+        ],
+    ),
+    "load of nginx with what is Prometheus'": (
+        TARGET + '[target.load]\nkind = "stub_status"\nurl = "http://h/"\nmetric = "x"\nrate = true',
+        [
+            'target[m].load: metric is not used with kind = "stub_status"',
+            'target[m].load: rate is not used with kind = "stub_status"',
+        ],
+    ),
+    "load of agents that are not there": (
+        TARGET + '[target.load]\nkind = "agent"\nurl = "http://h/"\nheaders = { "a b" = "x" }',
+        [
+            'target[m].load: url is not used with kind = "agent"',
+            'target[m].load: headers is not used with kind = "agent"',
+            'target[m].load: kind = "agent" needs a [target.agent] table',
+            'target[m].load.headers."a b": a header\'s name is made of letters, digits and -',
+        ],
+    ),
+    "load that is no metric": (
+        TARGET + '[target.load]\nurl = "http://h/"\nmetric = "sum(x)"',
+        ["target[m].load.metric: must be the name of a metric, or name{label=\"value\"} (given: 'sum(x)')"],
+    ),
     "requests that nobody counts": (
         TARGET + '[target.recycle]\nkind = "command"\ncommand = ["true"]\nmax_requests = 1000',
         ["target[m].recycle: max_requests needs a [target.agent] table: only an agent counts requests"],

@@ -12,6 +12,7 @@ import typer
 
 from baselines.database import open_database
 from probes.gpu.usage import describe
+from probes.load import APART_S, LoadMeter
 from probes.messages import Family
 from watchdog.bootstrap import build_targets
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
@@ -98,6 +99,8 @@ def _look(config: Config) -> list[Row]:
                 detail = reading.detail if reading.report is None else _agent_says(reading.report)
                 what = f"{target.name} agent of {life.pid}"
                 rows.append({"what": what, "ok": reading.report is not None, "detail": detail})
+        if target.load is not None:
+            rows.append({"what": f"{target.name} load", **_look_at_load(target.load)})
         if target.gpu is not None:
             rows.append({"what": f"{target.name} GPU", **_look_at_gpu(target, wanted=section.device == "cuda")})
         target.close()
@@ -117,6 +120,15 @@ def _look_at_gpu(target: Target, *, wanted: bool) -> Row:
         return {"ok": False, "detail": f"NVML knows no device {', '.join(map(str, missing))}"}
     workers = f"; the workers: {gpu.view}" if gpu.view is not None else ""
     return {"ok": not gpu.lost, "detail": f"NVML answers: {describe(gpu.reading().devices)}{workers}"}
+
+
+def _look_at_load(meter: LoadMeter) -> Row:
+    """Whether it can be read, and what it is; the rate of a counter takes a second reading."""
+    reading = meter.read()
+    if reading.value is None and not reading.failed:
+        time.sleep(APART_S)
+        reading = meter.read()
+    return {"ok": reading.value is not None, "detail": reading.why or f"good, {reading.value:g}"}
 
 
 def _agent_says(report: Report) -> str:
