@@ -1,7 +1,8 @@
 """What else went on while a burst ran: on this machine, with the threads of the server, and on its GPUs.
 
 Everything is a counter of the kernel, read before the first request and after the last, never between two. What cannot
-be read is left out. A burst costs 0.1 ms of a core without workers, 0.2 ms with one of one thread, 0.4 ms with sixteen.
+be read is left out. Of a core it takes 0.1 ms a burst without workers, 0.2 ms for one thread, 0.5 ms for sixteen, and
+0.2 ms more for each hundred beyond, which are only listed.
 
 Formats: proc_stat(5); accounting/psi.rst and scheduler/sched-stats.rst of Linux, of which /proc/PID/task/TID/schedstat
 is "nanoseconds on a core, nanoseconds ready to run without one, times it ran".

@@ -170,17 +170,33 @@ def test_of_hundreds_of_threads_those_that_work_are_found(machine: Machine) -> N
     machine.start(WORKER)
     for number in range(1, 300):
         machine.thread(WORKER, number, waited_ns=0)
-    waits, runs = [], 1
-    for _ in range(300 // MAX_THREADS + 20):
+    runs, around_all = dict.fromkeys(range(300), 1), 300 // MAX_THREADS + 1
+
+    def burst(*working: int) -> float:
         before = machine.around.begin([WORKER])
         assert len(before.runs) == MAX_THREADS
         machine.at += 1.0
-        runs += 1
-        for number in (0, 297, 298):
-            machine.thread(WORKER, number, waited_ns=100_000_000 * runs, times=runs)
-        waits.append(machine.around.end(before, [WORKER])[SERVER_WAIT])
-    assert waits[0] == pytest.approx(0.1, abs=0.11), "the first thread alone, which had waited nothing before"
-    assert set(waits[-10:]) == {0.3}
+        for number in working:
+            runs[number] += 1
+            machine.thread(WORKER, number, waited_ns=100_000_000 * (runs[number] - 1), times=runs[number])
+        return machine.around.end(before, [WORKER])[SERVER_WAIT]
+
+    assert burst(0, 297, 298) == 0.1, "the first thread alone"
+    found = [burst(0, 297, 298) for _ in range(2 * around_all)]
+    assert set(found[around_all:]) == {0.3}
+    found = [burst(150, 298) for _ in range(2 * around_all)]
+    assert set(found[around_all:]) == {0.2}, "one that had been idle"
+
+
+def test_a_new_thread_counts_beside_hundreds(machine: Machine) -> None:
+    """It is the one that serves the connection."""
+    machine.start(WORKER)
+    for number in range(1, 100):
+        machine.thread(WORKER, number, waited_ns=0)
+    before = machine.around.begin([WORKER])
+    machine.at += 1.0
+    machine.thread(WORKER, 500, waited_ns=300_000_000)
+    assert machine.around.end(before, [WORKER])[SERVER_WAIT] == 0.3
 
 
 def test_workers_share_the_places(machine: Machine) -> None:
