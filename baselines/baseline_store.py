@@ -30,6 +30,7 @@ def save_baseline(connection: Connection, baseline: Baseline) -> Baseline:
             golden=state_fields(baseline.golden) if baseline.golden else None,
             bursts=[list(b) for b in baseline.bursts],
             controls=[list(c) for c in baseline.controls],
+            facts=[dict(f) for f in baseline.facts] or None,
         )
     )
     key = result.inserted_primary_key
@@ -50,7 +51,8 @@ def promote(connection: Connection, baseline: Baseline, *, at: float, by: str, w
 def active_baseline(connection: Connection, target: str, canary: str) -> Baseline | None:
     """The baseline promoted last; None before the first."""
     found = promotions(connection, target, canary, limit=1)
-    return get_baseline(connection, found[0].baseline_id) if found else None
+    baseline = get_baseline(connection, found[0].baseline_id) if found else None
+    return None if baseline is None else replace(baseline, since=found[0].at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,4 +104,5 @@ def _baseline(row: Row[Any]) -> Baseline:
         golden=restore_output(row.golden),
         bursts=tuple(tuple(b) for b in row.bursts),
         controls=tuple(tuple(c) for c in row.controls),
+        facts=tuple(row.facts or ()),
     )

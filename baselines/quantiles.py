@@ -159,10 +159,17 @@ def sen_slope(times: Floats, values: Floats, *, min_inflation: float = 1.0) -> S
 def inflation(residuals: Floats) -> float:
     """Of a trend's variance, by residuals that hang together: see `sen_slope`. 1 for up to 4 of them."""
     count = len(residuals)
-    centred = residuals - residuals.mean()
+    if count <= 4:
+        return 1.0
+    phi = min(max(lag_one(residuals), 0.0), 0.9)
+    return (1 + phi) / (1 - phi)
+
+
+def lag_one(values: Floats) -> float:
+    """The correlation of neighbours, corrected for a small sample; 0 for up to 4 values and for equal ones."""
+    count = len(values)
+    centred = values - values.mean()
     power = float(centred @ centred)
     if count <= 4 or power == 0.0:
-        return 1.0
-    phi = (count * float(centred[1:] @ centred[:-1]) / power + 1) / (count - 4)
-    phi = min(max(phi, 0.0), 0.9)
-    return (1 + phi) / (1 - phi)
+        return 0.0
+    return (count * float(centred[1:] @ centred[:-1]) / power + 1) / (count - 4)

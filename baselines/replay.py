@@ -7,7 +7,6 @@ summary `rows` counts all data rows, `worse` how often the verdict turned WORSE,
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any, TypeVar
@@ -15,7 +14,7 @@ from typing import Any, TypeVar
 from baselines.baseline import Baseline, NotReady, gather
 from baselines.leak import LeakPolicy, LeakWatch
 from baselines.recording import NAME, ReplayError, Request
-from baselines.regression import RegressionPolicy, judge_latency
+from baselines.regression import LatencyWatch, RegressionPolicy
 from baselines.verdict import Check, Level, Status, Verdict
 from probes.messages import Burst, Identity, MemorySample, Outcome, Sample
 
@@ -139,10 +138,10 @@ def _burst(samples: list[Sample], like: Baseline | None) -> Burst:
 
 
 def _judge_bursts(bursts: Iterable[Burst], baseline: Baseline | None, policy: RegressionPolicy) -> Iterator[Verdict]:
-    window: deque[Burst] = deque(maxlen=policy.window)
+    watch = LatencyWatch(baseline, policy)
     for burst in bursts:
-        window.append(burst)
-        yield judge_latency(list(window), baseline, policy, now=burst.samples[-1].at)
+        watch.take(burst)
+        yield watch.judge(now=burst.samples[-1].at)
 
 
 def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:

@@ -175,7 +175,7 @@ class LoadSection(Section):
 
 class RegressionSection(Section):
     threshold: Annotated[float, Field(gt=0.01, le=10)] = 0.20
-    bursts: Annotated[int, Field(ge=3, le=100)] = 5
+    evidence: Annotated[float, Field(ge=3, le=20)] = 4.75
 
 
 class LeakSection(Section):

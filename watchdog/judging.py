@@ -6,17 +6,20 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
-from baselines import burst_store, gpu_store, memory_store, slope_store
+from baselines import burst_store, gpu_store, memory_store, slope_store, verdict_store
 from baselines.availability import judge_availability
+from baselines.baseline import Baseline
 from baselines.cause import blame_device
 from baselines.device import DeviceWatch, finding_of, judge_driver
 from baselines.gpu_view import XID_STANDS_S, Around
 from baselines.leak import LeakWatch
-from baselines.limits import join, judge_memory_limit, judge_p95_limit
+from baselines.limits import LIMIT_WINDOW, LimitsPolicy, join, judge_memory_limit, judge_p95_limit
+from baselines.load import REMEMBERED
 from baselines.output import judge_output
-from baselines.regression import judge_latency
+from baselines.regression import LatencyWatch, alarm_of
+from baselines.scan import KEPT
 from baselines.slopes import SlopeHistory
-from baselines.verdict import Reason, Verdict
+from baselines.verdict import Check, Reason, Verdict
 from probes.gpu.sample import GpuSample
 from probes.host import Host
 from probes.messages import Burst, MemorySample
@@ -31,19 +34,51 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     policies = target.policies
     target.version = burst.provenance.get("model_version", target.version)
     baseline = target.load_baseline(connection, burst.canary)
-    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
     last_good_at = burst_store.last_good_at(connection, burst.target, burst.canary)
     first_burst_at = burst_store.first_burst_at(connection, burst.target, burst.canary)
-    window = [*earlier, burst]
-    latency = judge_latency(window, baseline, policies.regression, now=now)
+    watch = _follow(connection, burst, target, baseline)
+    watch.take(burst)
     verdicts = [
         judge_availability(
             burst, last_good_at=last_good_at, first_burst_at=first_burst_at, policy=policies.availability, now=now
         ),
         judge_output(burst, baseline=baseline, now=now),
-        join(latency, judge_p95_limit(window, policies.limits, now=now)),
+        join(watch.judge(now=now), _judge_limit(connection, burst, policies.limits, now=now)),
     ]
     return [blame_device(verdict, target.device_findings()) for verdict in verdicts]
+
+
+def _follow(connection: Connection, burst: Burst, target: Target, baseline: Baseline | None) -> LatencyWatch:
+    """What follows the canary against its active baseline; after a restart or another baseline with what was stored.
+
+    What was measured before the baseline became active is nothing that it can be asked about, nor is, after a slowdown
+    that is over, what was slow.
+    """
+    watch = target.latencies.get(burst.canary)
+    if watch is not None and _same(watch.baseline, baseline):
+        return watch
+    watch = target.latencies[burst.canary] = LatencyWatch(baseline, target.policies.regression)
+    if baseline is None:
+        return watch
+    worse, over = verdict_store.last_change(connection, burst.target, Check.LATENCY, burst.canary)
+    since = max(baseline.since or 0.0, over or 0.0)
+    kept = KEPT if burst.load is None else REMEMBERED
+    for earlier in burst_store.bursts_since(connection, burst.target, burst.canary, since=since, limit=kept):
+        watch.take(earlier)
+    if worse is not None and over is None and (alarm := alarm_of(worse)) is not None and alarm.since >= since:
+        watch.stand(alarm, worse.cause)
+    return watch
+
+
+def _same(one: Baseline | None, other: Baseline | None) -> bool:
+    return one is other or (one is not None and other is not None and (one.id, one.since) == (other.id, other.since))
+
+
+def _judge_limit(connection: Connection, burst: Burst, policy: LimitsPolicy, *, now: float) -> Verdict | None:
+    if policy.p95_s is None:
+        return None
+    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, limit=LIMIT_WINDOW - 1)
+    return judge_p95_limit([*earlier, burst], policy, now=now)
 
 
 def judge_memory_samples(

@@ -21,6 +21,7 @@ from baselines.database import Database
 from baselines.device import DeviceWatch
 from baselines.gpu_view import Finding
 from baselines.leak import LeakWatch
+from baselines.regression import LatencyWatch
 from probes.agent import AgentClient
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
@@ -47,8 +48,8 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
-    leaks: the lives whose memory is followed, by key; devices: the GPUs that are followed, by UUID; version: of the
-    model, as the last canary that was told it heard; all the judge thread's alone.
+    latencies: what follows each canary; leaks: the lives whose memory is followed, by key; devices: the GPUs that are
+    followed, by UUID; version: of the model, as the last canary that was told it heard; all the judge thread's alone.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -78,6 +79,7 @@ class Target:
     memory_interval_s: float = 15.0
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
+    latencies: dict[str, LatencyWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
     driver_finding: Finding | None = None
     version: str | None = None
