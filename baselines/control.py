@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from baselines.floor import Floor, Lift, lowest
+from baselines.floor import Floor, lowest
 from baselines.noise import location
 from baselines.quantiles import Floats, Groups
 
@@ -30,7 +30,7 @@ class Control:
 
     def __init__(self, bursts: Groups, controls: Groups) -> None:
         self._canary, self._control = _Usual(bursts), _Usual(controls)
-        self._floor = Floor(controls)
+        self.floor = Floor(controls)
 
     def share(self, bursts: Sequence[Sequence[float]], controls: Sequence[Sequence[float]]) -> float:
         """How much of the canary's shift its control shared, from 0; 1: it moved as much, in logs.
@@ -46,10 +46,9 @@ class Control:
                 found.append(shared / shift)
         return max(found)
 
-    def lift(self, controls: Sequence[Sequence[float]]) -> Lift | None:
-        """Of the control's floor; None when no burst has enough of it."""
-        lows = [low for burst in controls if burst and (low := lowest(burst, self._floor.depth)) is not None]
-        return self._floor.lift(lows) if lows else None
+    def low(self, controls: Sequence[float]) -> float | None:
+        """Of a burst's controls, for the floor; None when there are too few."""
+        return lowest(controls, self.floor.depth) if controls else None
 
 
 class _Usual:

@@ -12,11 +12,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 
 import numpy as np
 
 from baselines.baseline import Baseline, changes, describe_changes
 from baselines.cause import SHARED, Blame, latency_cause, level_of
+from baselines.closer_look import CloserLook
 from baselines.control import CLOSE_WANDER, Control
 from baselines.floor import Floor, Lift, floor_of, lowest
 from baselines.load import LoadHistory, Paced, is_more_work
@@ -34,7 +36,6 @@ FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without 
 BACK_BURSTS = 5  # fifty requests: a whole shift that is over leaves none of them above the gate
 BACK_TAIL_BURSTS = 15  # where one request in eight was slow, fifty may show none by chance
 PATIENCE = 3  # bursts
-CLOSER_LOOK = 2.5  # deviations: from here on the next bursts may be larger
 TAIL, LIKE_SLOW = 0.05, 1.5  # beyond p95, by definition; times as many slow requests as at like load are more
 MEASURED_BURSTS = 20  # the newest of a run say how slow it is now; the interval hardly narrows beyond them
 _WHOLE, _TAIL = 2 / 3, 1 / 3  # share of the p95's move (in logs) that the floor shared: all requests, or the slowest
@@ -82,6 +83,11 @@ class Alarm:
     score: float
 
 
+def _newest(lows: deque[float | None], bursts: int) -> list[float]:
+    """Those that are known of so many of the newest."""
+    return [low for low in islice(reversed(lows), bursts) if low is not None][::-1]
+
+
 def alarm_of(verdict: Verdict) -> Alarm | None:
     """The alarm behind a verdict that was stored; None when it was about something else."""
     found_by, score = verdict.evidence.get("found_by"), verdict.evidence.get("score")
@@ -106,9 +112,9 @@ class LatencyWatch:
         self._refused: Reason | None = None
         self._seen: deque[Seen] = deque(maxlen=KEPT)
         self._lows: deque[float | None] = deque(maxlen=KEPT)
+        self._control_lows: deque[float | None] = deque(maxlen=KEPT)
         self._offs: deque[float] = deque(maxlen=KEPT)
         self._fresh = 0  # bursts since the last slowdown was over, KEPT at most
-        self._hint = 0.0
         self._blame = Blame()  # for the alarm that stands
         self._waited = 0  # bursts since it was raised
         self.slower = False
@@ -117,14 +123,20 @@ class LatencyWatch:
         if baseline is not None:
             self._noise = noise_of(baseline.bursts, threshold=policy.threshold)
             self._scan = Scan(self._noise)
+            self._look = CloserLook(self._noise.size)
             self._floor = Floor(baseline.bursts)
             self._bursts_missing = self._count_missing(baseline)
             self._control = Control(baseline.bursts, baseline.controls) if baseline.controls else None
 
     @property
-    def wants_more(self) -> bool:
-        """Whether the next bursts should be larger: something may have changed, and it cannot be told yet."""
-        return self.alarm is None and self._hint >= CLOSER_LOOK
+    def times(self) -> int:
+        """How many times as many requests as usual the next burst may have, see `closer_look`; any thread may ask."""
+        return self._look.times if self.baseline is not None else 1
+
+    @property
+    def cause(self) -> Cause:
+        """Who is to blame for the alarm that stands; UNKNOWN without one."""
+        return self._blame.cause
 
     def stand(self, alarm: Alarm, cause: Cause) -> None:
         """Take up a slowdown that was told before a restart."""
@@ -142,6 +154,7 @@ class LatencyWatch:
         logs = np.log(seen.latencies)
         self._seen.append(seen)
         self._lows.append(lowest(seen.latencies, self._floor.depth))
+        self._control_lows.append(None if self._control is None else self._control.low(seen.controls))
         self._offs.append(float(location(logs)) - float(self._noise.center))
         self._fresh = min(self._fresh + 1, KEPT)
         self._scan.take(np.asarray(seen.latencies))
@@ -159,10 +172,10 @@ class LatencyWatch:
 
     def _decide(self) -> None:
         score = self._scan.score()
-        self._hint = float(score.hint)
+        self._look.take(len(self._seen[-1].latencies), float(score.hint) if self.alarm is None else 0.0)
         if self.alarm is not None:
             if self._is_back(self.alarm):
-                self.alarm, self._fresh, self._hint = None, 0, 0.0
+                self.alarm, self._fresh = None, 0
                 self._blame, self._waited, self.slower = Blame(), 0, False
                 self._scan = Scan(self._noise)  # what it was before it came back is no evidence of what it is
             return
@@ -215,14 +228,15 @@ class LatencyWatch:
     def _lift(self, bursts: int) -> tuple[Lift | None, float]:
         """Of the floor of the newest bursts, over the control's where there is one; and the line it must reach."""
         rise = self._policy.rise
-        lows = [low for low in list(self._lows)[-bursts:] if low is not None]
-        if len(lows) < max(1, bursts // 2):
+        lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
+        few = max(1, bursts // 2)
+        if len(lows) < few:
             return None, math.inf
         lift = self._floor.lift(lows)
         if self._control is None:
             return lift, FLOOR_ALONE * rise
-        control = self._control.lift([seen.controls for seen in list(self._seen)[-bursts:]])
-        return (None if control is None else lift.over(control)), FLOOR_OVER_CONTROL * rise
+        over = lift.over(self._control.floor.lift(controls)) if len(controls) >= few else None
+        return over, FLOOR_OVER_CONTROL * rise
 
     def judge(self, *, now: float) -> Verdict:
         """How it stands after the newest burst; at least one must have been taken.
@@ -298,16 +312,16 @@ class LatencyWatch:
     def _signs(self, run: Sequence[Seen], alarm: Alarm, baseline: Baseline) -> Signs:
         bursts = min(len(run), FLOOR_WINDOWS[-1])
         newest = list(run)[-bursts:]
-        lows = [low for low in list(self._lows)[-bursts:] if low is not None]
+        lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
         floor = self._floor.lift(lows) if lows else Lift(rise=0.0, error=math.inf)
-        control = None if self._control is None else self._control.lift([seen.controls for seen in newest])
+        control = self._control.floor.lift(controls) if self._control is not None and controls else None
         shift = float(np.mean(list(self._offs)[-bursts:]))
         return Signs(
             whole=alarm.found_by is FoundBy.LOCATION,
             shift=shift,
             floor=floor,
             floor_over_control=None if control is None else floor.over(control),
-            control_share=None if self._control is None or control is None else self._shared(newest),
+            control_share=None if control is None else self._shared(newest),
             busier=self._is_busier(newest, shift, alarm, baseline),
             crowded=crowding(newest, baseline.facts),
         )
