@@ -40,6 +40,7 @@ class Kernel:
     def __init__(self, device: torch.device) -> None:
         import torch
 
+        torch.get_num_threads()  # not before it is asked for does a new thread take the number that the process has set
         side, self._rounds = SIZES[device.type]
         self.name = kernel_name(device.type)
         self._stream: Optional[torch.cuda.Stream] = None
