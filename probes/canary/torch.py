@@ -219,7 +219,7 @@ class TorchCanary:
     def _sample(self, outcome: Outcome, timed: wire.Timed | None = None, *, detail: str = "") -> Sample:
         latency_s, control_s = (None, None) if timed is None else (timed.latency_s, timed.control_s)
         return Sample(
-            at=self._now() - (latency_s or 0.0) - (control_s or 0.0),
+            at=self._now() - (latency_s or 0.0),
             outcome=outcome,
             latency_s=latency_s,
             control_s=control_s,
