@@ -13,7 +13,11 @@ import pytest
 from agent_stage import TOKEN, answer_of, children_of, client, folder, life, script, wait_for
 
 from probes.agent import AgentClient, AgentSpec
-from probes.messages import Life
+from probes.canary.burst import CanaryPlan
+from probes.canary.http import HttpCanary
+from probes.expectation import Expectation
+from probes.messages import Burst, Life, Outcome
+from probes.process import ProcessSpec, WorkerWatch
 from probes.reading import AgentFault, Reading
 
 __all__ = ["folder"]
@@ -168,6 +172,59 @@ def test_the_end_of_the_process_is_clean(folder: Path) -> None:
         process.stdin.close()
         assert process.wait(20) == 0
         assert process.stdout.read() == ""
+
+
+SERVE = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+class Model(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Length", "1")
+        self.end_headers()
+        self.wfile.write(b"1")
+    def log_message(self, *_):
+        pass
+
+server = HTTPServer(("127.0.0.1", 0), Model)
+print("ready", flush=True)
+print(server.server_port, flush=True)
+server.serve_forever()
+"""
+
+
+def test_the_canary_of_a_server_has_a_control_inside_its_worker(folder: Path) -> None:
+    """The connection tells the worker, the worker its agent: real requests have real controls beside them."""
+    with script(ATTACH + TORCH + "attach(folder=sys.argv[1])\n" + SERVE, str(folder)) as process:
+        assert process.stdout is not None
+        port = int(process.stdout.readline())
+        seconds(folder, life(process.pid))
+        canary = HttpCanary(
+            target="chat",
+            name="default",
+            plan=CanaryPlan(interval_s=60.0, timeout_s=5.0, size=4, warmup=1, max_busy=1.0),
+            expectation=Expectation(),
+            method="GET",
+            url=f"http://127.0.0.1:{port}/",
+            headers={},
+            body=None,
+            content_type=None,
+            control_url=None,
+            kernel=client(folder).kernel_s,
+            workers=WorkerWatch(ProcessSpec(port=port), target="chat"),
+            now=time.time,
+            monotonic=time.monotonic,
+        )
+
+        def measure() -> Burst | None:
+            burst = canary.burst(size=4)
+            assert [s.outcome for s in burst.samples] == [Outcome.GOOD] * 4
+            return burst if all(s.control_s for s in burst.samples) else None
+
+        burst = wait_for(measure, "a control beside each request")
+        assert burst.life == life(process.pid).key
+        assert burst.provenance["control"] == "agent"
 
 
 def test_over_a_port_only_the_worker_that_is_meant_runs_it(folder: Path) -> None:
