@@ -161,7 +161,7 @@ def run(options: argparse.Namespace) -> report.Report:
     pooled = {
         (name, w): [d for c, each in by_cell.items() if c[1] == w for d in each[name]] for name in names for w in whats
     }
-    errors = {
+    errors: dict[str, list[float]] = {
         w: [abs(e) for (_, each), (_, es) in zip(cells, found, strict=True) if each == w for e in es] for w in whats
     }
     rows: list[tuple[str, ...]] = [
@@ -181,9 +181,9 @@ def run(options: argparse.Namespace) -> report.Report:
     ]
     print("\nthe scan alone, bursts of ten, by the evidence asked for")
     report.show_table(curve, header=("evidence", "mean", "worst", *whats))
-    since: list[tuple[str, ...]] = [(w, f"{np.median(errors[w]):.1f}" if errors[w] else "") for w in whats]
+    shown: list[tuple[str, ...]] = [(w, f"{np.median(errors[w]):.1f}" if errors[w] else "") for w in whats]
     print("\nestimated time of change: median error in bursts")
-    report.show_table(since, header=("change", "error"))
+    report.show_table(shown, header=("change", "error"))
     alarms = sum(count for count, _ in crowded) * 30 / sum(days for _, days, _ in hosts)
     late = {
         r: [d for (_, _, rise), (_, ds) in zip(hosts, crowded, strict=True) if rise == r for d in ds]
@@ -203,7 +203,7 @@ def run(options: argparse.Namespace) -> report.Report:
         "rules": rows,
         "noise": by_noise,
         "evidence": curve,
-        "time_of_change_bursts": since,
+        "time_of_change_bursts": shown,
         "busy_false_alarms": alarms,
         "busy_delays": {f"+{r:.0%}": values for r, values in late.items()},
         "recorded": {name: list(values) for name, values in recorded.items()},

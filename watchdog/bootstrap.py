@@ -139,7 +139,7 @@ def build_target(
         device=section.device,
         auto_baseline=section.auto_baseline,
         canaries={
-            c.name: _build_canary(section, c, workers, shared, file_input=inputs.get(c.name), withheld=withheld)
+            c.name: _build_canary(section, c, workers, agents, shared, file_input=inputs.get(c.name), withheld=withheld)
             for c in section.canary
         },
         expectations={c.name: _expectation(c) for c in section.canary},
@@ -201,6 +201,7 @@ def _build_canary(
     target: TargetSection,
     section: HttpCanarySection | TorchCanarySection,
     workers: WorkerWatch | None,
+    agents: AgentClient | None,
     shared: Shared,
     *,
     file_input: bytes | None,
@@ -228,6 +229,7 @@ def _build_canary(
             load_timeout_s=section.load_timeout,
             withheld=withheld,
             own_delay_s=shared.own_delay_s,
+            control=section.control == "kernel",
         )
     body, content_type = None, None
     if section.json_ is not None:
@@ -246,6 +248,7 @@ def _build_canary(
         body=body,
         content_type=content_type,
         control_url=section.control_url,
+        kernel=agents.kernel_s if agents is not None and section.control == "agent" else None,
         workers=workers,
         now=time.time,
         monotonic=time.monotonic,

@@ -129,6 +129,7 @@ class HttpCanarySection(CanarySection):
     body_file: Annotated[Path, AfterValidator(_check_file)] | None = None
     headers: dict[str, Header] = Field(default_factory=dict)
     control_url: Url | None = None
+    control: Literal["agent"] | None = None
 
 
 class TorchCanarySection(CanarySection):
@@ -138,6 +139,7 @@ class TorchCanarySection(CanarySection):
     weights: Path | None = None
     input: dict[str, Any] = Field(default_factory=lambda: {"shape": [1], "seed": 0})
     load_timeout: Duration = 300.0
+    control: Literal["kernel", "none"] = "kernel"
 
 
 AnyCanary = Annotated[HttpCanarySection | TorchCanarySection, Field(discriminator="kind")]

@@ -134,6 +134,8 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         yield from unusable_canary(where, canary)
         if "json" in canary and "body_file" in canary:
             yield where, "json and body_file exclude each other"
+        if canary.get("control") == "agent" and "control_url" in canary:
+            yield where, "control_url and control exclude each other"
     process, recycle = target.get("process"), target.get("recycle")
     ways = ("pid_file", "port", "parent_pid")
     if isinstance(process, dict) and sum(way in process for way in ways) != 1:
@@ -167,6 +169,9 @@ def _rules_of_agent(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[P
             yield (*place, "agent"), "port and token go together"
         if "folder" in agent and "port" in agent:
             yield (*place, "agent"), "folder and port exclude each other"
+    for where, canary in _tables(target, "canary"):
+        if canary.get("control") == "agent" and agent is None:
+            yield (*place, *where), 'control = "agent" needs a [target.agent] table'
     if isinstance(recycle, dict) and "max_requests" in recycle and agent is None:
         yield (*place, "recycle"), "max_requests needs a [target.agent] table: only an agent counts requests"
 

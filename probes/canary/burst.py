@@ -63,7 +63,8 @@ class Canary(Protocol):
 def affordable_size(plan: CanaryPlan, typical_s: float | None) -> int:
     """Requests to send so that warm-up and burst together keep the server busy for at most max_busy of the interval.
 
-    typical_s: the usual latency; None (not known yet) answers 1, so that an unknown model is not hit with a full burst.
+    typical_s: the usual latency, with its control's where that costs the server too; None (not known yet) answers 1, so
+    that an unknown model is not hit with a full burst.
     Never below 1, never above plan.size.
     """
     if typical_s is None or not math.isfinite(typical_s):
@@ -79,6 +80,12 @@ def typical_latency(samples: Iterable[Sample]) -> float | None:
     good = [s for s in samples if s.outcome is Outcome.GOOD and s.latency_s is not None]
     judged = [s for s in good if not s.tainted] or good
     return median(s.latency_s for s in judged if s.latency_s is not None) if judged else None
+
+
+def typical_control(samples: Iterable[Sample]) -> float:
+    """Median of the known controls in seconds; 0.0 without any, for then none costs the server anything."""
+    known = [s.control_s for s in samples if s.control_s is not None]
+    return median(known) if known else 0.0
 
 
 def hash_input(*parts: bytes) -> str:

@@ -25,7 +25,8 @@ NAME = "must be 1 to 64 letters, digits, '_', '.' or '-', the first a letter or 
 LISTEN = 'must be host:port, for example "127.0.0.1:9477" or "[::1]:9477"'
 COMMAND = 'command = ["program", "argument", ...] is needed with kind = "command" and only there'
 CANARY_KEYS = "name, interval, timeout, burst, warmup, max_busy, expect, kind"
-HTTP_KEYS = "url, method, json, body_file, headers, control_url"
+TORCH_KEYS = "model, python, weights, input, load_timeout, control"
+HTTP_KEYS = "url, method, json, body_file, headers, control_url, control"
 EXPECT_KEYS = "status, json_path, shape, finite, rtol, atol, cosine, top_k, text"
 URL = "must be a URL that begins with http:// or https://"
 SECRET = "5ecret-Value"
@@ -69,7 +70,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown key of a torch canary": (
         TARGET + '[[target.canary]]\nname = "t"\nkind = "torch"\nmodel = "m.pt2"\nurl = "http://x"',
-        [f"target[m].canary[t].url: unknown key; allowed: {CANARY_KEYS}, model, python, weights, input, load_timeout"],
+        [f"target[m].canary[t].url: unknown key; allowed: {CANARY_KEYS}, {TORCH_KEYS}"],
     ),
     "missing keys": (
         "[[target]]\n[[target.canary]]\n",
@@ -207,6 +208,22 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     "agent without process": (
         TARGET + "[target.agent]",
         ["target[m].agent: needs a [target.process] table: an agent is asked for each worker found by it"],
+    ),
+    "control by an agent that nobody asks": (
+        TARGET + 'control = "agent"',
+        ['target[m].canary[0]: control = "agent" needs a [target.agent] table'],
+    ),
+    "two controls": (
+        TARGET + 'control = "agent"\ncontrol_url = "http://x"\n[target.process]\nport = 1\n[target.agent]',
+        ["target[m].canary[0]: control_url and control exclude each other"],
+    ),
+    "control of the other kind of canary": (
+        TARGET + 'control = "kernel"',
+        ["target[m].canary[0].control: must be 'agent' (given: 'kernel')"],
+    ),
+    "control of a torch canary": (
+        TARGET + '[[target.canary]]\nname = "t"\nkind = "torch"\nmodel = "m.pt2"\ncontrol = true',
+        ["target[m].canary[t].control: must be 'kernel' or 'none' (given: True)"],
     ),
     "agent with half an address": (
         TARGET + '[target.process]\nport = 1\n[target.agent]\nport = 2\nfolder = "/run/m"',

@@ -14,6 +14,7 @@ from baselines.database import open_database
 from probes.gpu.usage import describe
 from probes.load import APART_S, LoadMeter
 from probes.messages import Family
+from probes.reading import Reading
 from watchdog.bootstrap import build_targets
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
 from watchdog.config import Config, HttpCanarySection, load_config
@@ -90,6 +91,10 @@ def _look(config: Config) -> list[Row]:
                     else f"good, {took * 1000:.1f} ms"
                 )
                 rows.append({"what": f"{target.name}/{name} control", "ok": took is not None, "detail": said})
+            if isinstance(canary, HttpCanarySection) and canary.control == "agent" and target.agents is not None:
+                for life in target.lives() or []:
+                    row = _kernel_of(target.agents.run_kernel(life))
+                    rows.append({"what": f"{target.name}/{name} control in {life.pid}", **row})
         lives = target.lives()
         if lives is not None:
             pids = ", ".join(str(life.pid) for life in lives) or "no process found"
@@ -107,6 +112,13 @@ def _look(config: Config) -> list[Row]:
     rows += [_reach(n.name, n.url.get_secret_value()) for n in config.notifier]
     database.close()
     return rows
+
+
+def _kernel_of(reading: Reading) -> Row:
+    """What one worker's reference kernel took, or why there is none."""
+    if reading.ran is None:
+        return {"ok": False, "detail": reading.detail}
+    return {"ok": True, "detail": f"good, {reading.ran.took_s * 1000:.1f} ms ({reading.ran.kernel})"}
 
 
 def _look_at_gpu(target: Target, *, wanted: bool) -> Row:
