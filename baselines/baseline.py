@@ -17,6 +17,7 @@ from baselines.quantiles import Groups, quantile, quantile_bounds
 from probes.messages import Burst, Identity, Outcome, Output, Sample
 
 MIN_BURSTS = 3  # fewer share one moment of the machine
+FLOOR_SHARE_OF_BURSTS = 0.2  # have their fastest request at or below the floor
 MIN_SAMPLES = 20  # below it the nearest-rank p95 is simply the maximum
 
 
@@ -101,7 +102,7 @@ def floor_of(bursts: Sequence[Sequence[float]]) -> float:
     Contention stretches the top of a burst and leaves its fastest request alone; slower code lifts that too. Measured
     on a contended two-core host: +20 to +30 % were found by it where medians missed a third.
     """
-    return quantile([min(burst) for burst in bursts], 0.2)
+    return quantile([min(burst) for burst in bursts], FLOOR_SHARE_OF_BURSTS)
 
 
 class NotReadyReason(StrEnum):
