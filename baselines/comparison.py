@@ -119,5 +119,5 @@ def _more_bursts(ratios: Sequence[Ratio], limit: float, new: int, active: int) -
         allowed = (1 / new + 1 / active) * (distance / half_width) ** 2 - 1 / active  # one over the bursts needed
         if allowed * (new + MAX_MORE_BURSTS) <= 1:
             return None
-        most = max(most, math.ceil(1 / allowed - 1e-9))
+        most = max(most, math.ceil(1 / allowed - 1e-6))
     return most - new

@@ -32,7 +32,7 @@ def test_stretch_is_students(bursts: int) -> None:
 
 
 def test_early_looks_are_hardly_ever_wrong() -> None:
-    """At exactly the threshold all early looks together answer in one run of a hundred; at 95 % each, far more often."""
+    """At exactly the threshold all early looks together answer once in a hundred runs; at 95 % each, far more often."""
     runs, looks = 100, [bursts for bursts in range(1, 30) if is_look(bursts, 30)]
     active = make_baseline(steady(np.random.default_rng(1), 200, sd=0.12))
     answered = {True: 0, False: 0}

@@ -89,7 +89,9 @@ def test_moves_are_told() -> None:
 @pytest.mark.parametrize(
     ("new", "active"),
     [
-        pytest.param(measured(2, canary=1.4, control=1.4), make_baseline(steady(np.random.default_rng(1), 30)), id="old"),
+        pytest.param(
+            measured(2, canary=1.4, control=1.4), make_baseline(steady(np.random.default_rng(1), 30)), id="old"
+        ),
         pytest.param(make_baseline(1.4 * steady(np.random.default_rng(2), 30)), measured(1), id="new"),
     ],
 )
