@@ -3,7 +3,10 @@
 A baseline of 30 bursts of ten, some hours of the same noise, then the new version. Beside the gate: what it is with
 --quick, what a comparison of all 30 bursts is without looking earlier, and the ratio of p95 against 1.2, which always
 knows. +20 % is where the question has no answer: undecided is right. A busy host with a control is asked as well, for
-what a machine that changed looks like, and a model that did. Seeds below 1,000 were used for tuning; give others.
+what a machine that changed looks like, and a model that did. Where the noise wanders, by minutes to hours, the version
+of +20 % really is slower or faster than that in its thirty bursts, and both answers are right. Bursts seconds apart may
+hang together more than these, which are a minute apart. Nothing was tuned on these kinds, but all were looked at with
+seeds below 1,000; give others.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from baselines.baseline import Baseline
 from baselines.looks import is_look
 from baselines.quantiles import Groups, quantile
 from benchmarks import report
-from benchmarks.detection_streams import BASELINE, NOISE, THRESHOLD, UNSEEN, Array, change, contended, make
+from benchmarks.detection_streams import BASELINE, NOISE, THRESHOLD, Array, change, contended, make
 from probes.expectation import Expectation
 from probes.messages import Identity
 from watchdog.baselining import FULL_BURSTS, QUICK_BURSTS, QUICK_MOST, Plan, is_enough
@@ -175,7 +178,6 @@ def goals_of(
 ) -> list[report.Goal]:
     slower, promoted = Result.SLOWER, Result.PROMOTED
     worst = max(NOISE, key=lambda kind: share(done[kind, NOTHING], OURS, slower))
-    unseen = [each for kind in UNSEEN for each in done[kind, NOTHING]]
     on_the_line = [each for kind in INDEPENDENT for each in done[kind, "+20 %"]]
     tail_on_the_line = [each for kind in INDEPENDENT for each in done[kind, "p95 only +20 %"]]
     cost = share(on_the_line, OURS, slower) - share(on_the_line, FIXED, slower)
@@ -184,7 +186,6 @@ def goals_of(
     return [
         at_most("no change: called slower", share(pooled[NOTHING], OURS, slower), 1, "%", digits=1),
         at_most("of the worst kind", share(done[worst, NOTHING], OURS, slower), 3, "%", digits=1),
-        at_most("of two kinds that tuning never saw", share(unseen, OURS, slower), 1, "%", digits=1),
         at_least("no change: called not slower", share(pooled[NOTHING], OURS, promoted), 95, "%", digits=1),
         at_most("+10 %: called slower", share(pooled["+10 %"], OURS, slower), 1, "%", digits=1),
         at_most("exactly +20 %, independent bursts: called slower", share(on_the_line, OURS, slower), 5, "%", digits=1),

@@ -95,6 +95,31 @@ def test_slower_server_is_refused_until_a_person_accepts_it(stage: Stage) -> Non
     assert listed(stage) == [(3, False), (2, True), (1, False)]
 
 
+def test_answer_is_told_as_soon_as_it_is_sure(stage: Stage) -> None:
+    """On the way, for people who wait; nothing of the kind while there is nothing to compare with."""
+    long = "baseline --apart 10ms --samples 144"  # twelve bursts, looked at after 6 and 9
+    first, second = stage.run(long), stage.run(long)
+    assert (first.code, second.code) == (0, 0)
+    assert "so far" not in first.err
+    assert "of 12, good; not slower so far" in second.err
+
+
+def test_json_tells_how_it_was_measured(stage: Stage) -> None:
+    """How many bursts it took, how often it was looked at, and what the control did."""
+    stage.write_config(canary=f'control_url = "http://127.0.0.1:{stage.model.port}/health"')
+    stage.run(FAST)
+    same = stage.run(FAST, "--json")
+    stage.model.scale = 1.5
+    other = stage.run("baseline --apart 10ms --samples 144 --json")
+    (row,), (refused,) = same.json(), other.json()
+    assert row["bursts"] >= 6
+    assert row["looks"] >= 1
+    assert row["stopped_early"] is False
+    assert min(row["control_ratio"], row["control_p95_ratio"], row["own_floor_ratio"]) > 0
+    assert (refused["result"], refused["looks"], refused["stopped_early"]) == ("output_differs", 1, True)
+    assert (refused["control_ratio"], refused["reason"]) == (None, None)
+
+
 def test_another_answer_is_refused(stage: Stage) -> None:
     """Exit code 2 with what differs, however fast it is."""
     stage.run(FAST)
