@@ -20,6 +20,7 @@ ABOUT = {
     "scale": "how many targets one core can watch",
     "effect": "what canaries cost the server",
     "agent": "what the agent costs the process it is in",
+    "gate": "a slower version, told at the deploy",
     "leak": "leaks, and what only looks like them",
     "leak_recorded": "the same of a real server, as recorded",
     "store": "a year of history",

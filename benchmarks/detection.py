@@ -138,7 +138,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> report.Report:
-    noises, whats = tuple(NOISE), CHANGES
+    noises: tuple[str, ...] = tuple(NOISE)
+    whats: tuple[str, ...] = CHANGES
     if options.quick:
         noises, whats, options.days, options.lanes, options.changes = QUICK_NOISE, QUICK_CHANGES, 1, 1, 3
     cells = [(kind, what) for kind in noises for what in whats]
