@@ -14,6 +14,7 @@ from functools import lru_cache
 import numpy as np
 
 from baselines.floor import floor_of
+from baselines.noise import Prior
 from baselines.quantiles import Groups, quantile, quantile_bounds
 from probes.facts import LOAD
 from probes.messages import Burst, Identity, Outcome, Output, Sample
@@ -31,6 +32,7 @@ class Baseline:
     controls: the same for the control requests; empty without a control.
     facts: of each burst what was known beside it (`probes.facts`); empty where it was not kept.
     since: when it became the active one; None where it is not known to be.
+    prior: what the baselines before it tell of the noise; None for the first of its identity.
     golden: the answer to compare later answers with, its values included; None when it could not be read.
     """
 
@@ -47,6 +49,7 @@ class Baseline:
     controls: Groups = ()
     facts: tuple[Mapping[str, float], ...] = ()
     since: float | None = None
+    prior: Prior | None = None
 
     @property
     def loads(self) -> list[float]:

@@ -5,13 +5,14 @@ Values go in and out as dataclasses; rows never leave this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, desc, insert, select
 
 from baselines import schema
 from baselines.baseline import Baseline
+from baselines.noise import Prior
 from baselines.packing import restore_output, state_fields
 from probes.messages import Identity
 
@@ -31,6 +32,7 @@ def save_baseline(connection: Connection, baseline: Baseline) -> Baseline:
             bursts=[list(b) for b in baseline.bursts],
             controls=[list(c) for c in baseline.controls],
             facts=[dict(f) for f in baseline.facts] or None,
+            prior=asdict(baseline.prior) if baseline.prior else None,
         )
     )
     key = result.inserted_primary_key
@@ -105,4 +107,5 @@ def _baseline(row: Row[Any]) -> Baseline:
         bursts=tuple(tuple(b) for b in row.bursts),
         controls=tuple(tuple(c) for c in row.controls),
         facts=tuple(row.facts or ()),
+        prior=Prior(**row.prior) if row.prior else None,
     )

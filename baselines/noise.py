@@ -18,7 +18,6 @@ from baselines.quantiles import Floats, Groups
 
 TRIM_LOW, TRIM_HIGH = 0.1, 0.2  # of a burst: a request in ten may be too fast, two may be stalls
 MIN_SD = 0.010  # no host repeats itself better than to a percent
-USUAL_SD, USUAL_WEIGHT = 0.04, 4.0  # of burst locations on a quiet host, and how many bursts that guess is worth
 WINSOR = 2.5  # deviations; a bad burst in a baseline makes no detector blind
 OUTLIER, OUTLIER_RISE, MAX_OUTLIERS = 5.0, 0.2, 0.05  # deviations, at least this far in logs; share of the bursts
 MAX_SLOW = 0.2  # of a burst's requests that count in the tail; a stalled burst is one event
@@ -29,6 +28,21 @@ MIN_RATE = 0.006
 MAX_SPREAD = 4.0
 
 Number = float | Floats
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What was known of the noise before: the standard deviation of burst locations, and how many bursts that is worth.
+
+    The noise is the machine's and outlives a version of the model; its level does not, and is never carried on.
+    """
+
+    sd: float
+    bursts: float
+
+
+USUAL = Prior(sd=0.04, bursts=4.0)  # a quiet machine, where nothing else is known
+CARRIED, MOST_CARRIED = 0.5, 60.0  # of the bursts of former baselines: noise changes too
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +88,22 @@ def location(logs: Floats) -> Floats:
     return np.asarray(ordered[..., low : max(low + 1, count - round(TRIM_HIGH * count))].mean(axis=-1))
 
 
-def noise_of(bursts: Groups, *, threshold: float) -> Noise:
-    """Of a baseline's latencies in seconds, one non-empty tuple per burst, at least one; threshold as a fraction."""
+def carry(bursts: Groups, prior: Prior | None) -> Prior:
+    """What the next baseline may know of the noise from this one (latencies in seconds) and from those before it."""
+    locations = np.array([float(location(np.log(burst))) for burst in bursts])
+    _, total = _spread_of(locations, prior or USUAL)
+    known = len(locations) + (prior.bursts if prior else 0.0)
+    return Prior(sd=math.sqrt(total), bursts=min(CARRIED * known, MOST_CARRIED))
+
+
+def noise_of(bursts: Groups, *, threshold: float, prior: Prior | None = None) -> Noise:
+    """Of a baseline's latencies in seconds, one non-empty tuple per burst, at least one; threshold as a fraction.
+
+    prior: from former baselines; None takes a quiet machine's.
+    """
     logs = [np.log(burst) for burst in bursts]
     locations = np.array([float(location(burst)) for burst in logs])
-    within, between, center = _variances(logs, locations)
+    within, between, center = _variances(logs, locations, prior or USUAL)
     normal = _without_outliers(locations, center)
     logs, locations = [logs[i] for i in normal], locations[normal]
     pooled = np.sort(np.concatenate(logs))
@@ -125,26 +150,33 @@ def _nearest_p95(ordered: Floats) -> float:
     return float(ordered[math.ceil(0.95 * len(ordered)) - 1])
 
 
-def _variances(logs: Sequence[Floats], locations: Floats) -> tuple[float, float, float]:
+def _variances(logs: Sequence[Floats], locations: Floats, prior: Prior) -> tuple[float, float, float]:
     """(within, between, center) of burst locations, winsorised.
 
     What lies within is told by the two halves of each burst, every other request: half their difference varies as the
-    whole's location does. A few bursts tell little of their variance, so a usual one is mixed in; neighbours that
-    resemble each other (phi, their correlation less what chance gives) make a mean of many less certain than it looks.
+    whole's location does. Neighbours that resemble each other (phi, their correlation less what chance gives) make a
+    mean of many less certain than it looks.
     """
     count = len(locations)
-    off = _winsorise(locations - np.median(locations))
+    off, total = _spread_of(locations, prior)
     center = float(np.median(locations) + off.mean())
     off = off - off.mean()
     power = float(off @ off)
     together = float(off[1:] @ off[:-1]) / power if power > 0 else 0.0
     phi = min(max(together - 1 / math.sqrt(count), 0.0), 0.6)
-    total = (1.04 * power + USUAL_WEIGHT * USUAL_SD**2) / (count - 1 + USUAL_WEIGHT)
-    total = max(total, MIN_SD**2) * (1 + 1.3 / math.sqrt(2 * count))
     halves = [float(location(burst[::2]) - location(burst[1::2])) for burst in logs if len(burst) > 1]
     apart = _winsorise(np.array(halves)) if halves else np.zeros(1)
     within = min(float(apart @ apart) / len(apart) / 4, 0.9 * total)
     return within, (total - within) + total * 2 * phi / (1 - phi), center
+
+
+def _spread_of(locations: Floats, prior: Prior) -> tuple[Floats, float]:
+    """(deviations from the median, winsorised; the variance). A few bursts tell little of it: the prior is mixed in."""
+    count = len(locations)
+    off = _winsorise(locations - np.median(locations))
+    power = float(((off - off.mean()) ** 2).sum())
+    total = (1.04 * power + prior.bursts * prior.sd**2) / (count - 1 + prior.bursts)
+    return off, max(total, MIN_SD**2) * (1 + 1.3 / math.sqrt(2 * count))
 
 
 def _without_outliers(locations: Floats, center: float) -> list[int]:

@@ -121,7 +121,7 @@ class LatencyWatch:
         self._crowded: str | None = None
         self._history = LoadHistory()
         if baseline is not None:
-            self._noise = noise_of(baseline.bursts, threshold=policy.threshold)
+            self._noise = noise_of(baseline.bursts, threshold=policy.threshold, prior=baseline.prior)
             self._scan = Scan(self._noise)
             self._look = CloserLook(self._noise.size)
             self._floor = Floor(baseline.bursts)

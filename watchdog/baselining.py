@@ -9,12 +9,14 @@ for those in a hurry: few bursts, and more only while they leave it open.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from baselines import baseline_store
 from baselines.baseline import Baseline, NotReady, NotReadyReason, gather
-from baselines.comparison import Comparison
+from baselines.comparison import Comparison, same_identity
 from baselines.looks import FIRST_LOOK, is_look
+from baselines.noise import carry
+from baselines.rehearsal import Rehearsal, rehearse
 from probes.messages import Burst, Family, Outcome
 from watchdog.deploy_gate import Decision, DeployGate, Result
 from watchdog.target import Target
@@ -64,6 +66,7 @@ class Taken:
     baseline: Baseline | None = None
     active: Baseline | None = None
     comparison: Comparison | None = None
+    rehearsal: Rehearsal | None = None
     looks: int = 0
     stopped_early: bool = False
 
@@ -161,6 +164,8 @@ def run(
         new = take(target, canary, plan, label=label, progress=count, gate=asked, accept=accept)
     except NotReady as error:
         return Taken(target=target.name, canary=canary, result=Result.NOT_READY, detail=str(error), looks=gate.looks)
+    if active is not None and same_identity(new, active):
+        new = replace(new, prior=carry(active.bursts, active.prior))
     decision = gate.decide(new)
     result, detail = decision.result, decision.detail
     if bursts < plan.bursts:
@@ -179,6 +184,7 @@ def run(
         baseline=new,
         active=active,
         comparison=decision.comparison,
+        rehearsal=rehearse(new, target.policies.regression),
         looks=gate.looks,
         stopped_early=bursts < plan.bursts,
     )

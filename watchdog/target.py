@@ -110,17 +110,25 @@ class Target:
         with self.database.read() as connection:
             return self.load_baseline(connection, canary)
 
-    def probe(self, canary: str, *, size: int | None = None, wait_s: float = 0.0, golden: bool = True) -> Burst:
+    def probe(
+        self, canary: str, *, size: int | None = None, times: int = 1, wait_s: float = 0.0, golden: bool = True
+    ) -> Burst:
         """Take one burst, compared with the golden output last loaded. Raises turns.Occupied when another holds it."""
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
             self._succeed()
             load = None if self.load is None else self.load.read().value  # before our own requests are part of it
+            expected = self._golden(canary) if golden else None
             with self.gpu.burst() if self.gpu is not None else nullcontext():
-                burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
+                burst = self.canaries[canary].burst(golden=expected, size=size, times=times)
         if load is not None:
             burst = replace(burst, facts={**burst.facts, LOAD: load})
         return burst if self.gpu is None else self._on_gpu(burst, self.gpu)
+
+    def times(self, canary: str) -> int:
+        """How many times as many requests its next burst may have: more while something seems to have changed."""
+        watch = self.latencies.get(canary)
+        return 1 if watch is None else watch.times
 
     def _on_gpu(self, burst: Burst, gpu: TargetGpu) -> Burst:
         """Add what NVML knows: versions are provenance, the GPU's type is identity (unless the canary knows better).

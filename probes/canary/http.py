@@ -86,7 +86,7 @@ class HttpCanary:
         self._surroundings = Surroundings(monotonic=monotonic, own_delay_s=own_delay_s)
         self._latencies: deque[float] = deque(maxlen=2 * max(1, plan.size))
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         """Warm up, then send `size` requests one after the other (None: as many as the plan allows).
 
         It ends at the first time-out, so that no request is ever sent while another may still be in flight. A warm-up
@@ -100,7 +100,7 @@ class HttpCanary:
             before = self._surroundings.begin(run.lives)
             typical_s = self._warm_up(connection, run)
             cost_s = None if typical_s is None else typical_s + self._kernel_s
-            count = affordable_size(self.plan, cost_s) if size is None else max(1, size)
+            count = affordable_size(self.plan, cost_s, times=times) if size is None else max(1, size)
             while not run.ended and len(run.samples) < count:
                 sample = self._sample(connection, control, run)
                 run.samples.append(sample)

@@ -97,7 +97,7 @@ class TorchCanary:
         self._settled = False
         self._typical_s: float | None = None
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         """Run the model; blocks for at most load_timeout_s + (warmup + size + 1) * timeout_s and a few seconds."""
         with self._lock:
             at = self._now()
@@ -107,7 +107,7 @@ class TorchCanary:
             measured: wire.Measured | None = None
             try:
                 worker = self._ready_worker()
-                wanted = affordable_size(self.plan, self._typical_s) if size is None else max(1, size)
+                wanted = affordable_size(self.plan, self._typical_s, times=times) if size is None else max(1, size)
                 life = life_of(worker.pid)
                 lives = () if life is None else (life,)
                 before = self._surroundings.begin(lives)

@@ -39,7 +39,7 @@ class Canary:
     name: str = "default"
     plan: CanaryPlan = PLAN
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         self.during()
         return make_burst()
 

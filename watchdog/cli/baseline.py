@@ -12,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from baselines.baseline import is_noisy, quality
+from baselines.regression import RegressionPolicy
 from probes.messages import Burst
 from watchdog import baselining
 from watchdog.baselining import Plan, Taken
 from watchdog.bootstrap import build_targets
 from watchdog.cli import stored_baselines
+from watchdog.cli.outlook import advise, say_outlook
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -102,6 +104,7 @@ def take(
                     )
                 if not json:
                     _print_taken(taken[-1])
+                    _print_outlook(taken[-1], target.policies.regression, probe.plan.interval_s)
         for target in live.values():
             target.close()
     if json:
@@ -163,6 +166,14 @@ def _print_taken(taken: Taken) -> None:
         out.print("  " + describe(taken.baseline), markup=False)
 
 
+def _print_outlook(taken: Taken, policy: RegressionPolicy, interval_s: float) -> None:
+    if taken.baseline is None or taken.rehearsal is None:
+        return
+    out.print("  " + say_outlook(taken.rehearsal, policy, interval_s=interval_s), markup=False)
+    for advice in advise(taken.baseline, taken.rehearsal, policy):
+        out.print("  advice: " + advice, markup=False)
+
+
 def _as_dict(taken: Taken) -> dict[str, object]:
     figures = quality(taken.baseline) if taken.baseline else None
     p95 = taken.comparison.p95 if taken.comparison else None
@@ -184,6 +195,9 @@ def _as_dict(taken: Taken) -> dict[str, object]:
         "p95_high_s": figures.p95_high_s if figures else None,
         "between_burst_sd": figures.between_burst_sd if figures else None,
         "noisy": is_noisy(figures) if figures else None,
+        "delay_at_threshold_bursts": taken.rehearsal.delay_at_threshold if taken.rehearsal else None,
+        "smallest_rise": taken.rehearsal.smallest if taken.rehearsal else None,
+        "false_alarms_per_month": taken.rehearsal.false_alarms if taken.rehearsal else None,
         "ratio": p95.estimate if p95 else None,
         "ratio_low": p95.low if p95 else None,
         "ratio_high": p95.high if p95 else None,

@@ -1,4 +1,4 @@
-"""What was known beside each burst of a baseline: its load, and how busy the machine was."""
+"""Of a baseline: what was known beside each burst (load, how busy the machine was), and of the noise before it."""
 
 from __future__ import annotations
 
@@ -11,3 +11,4 @@ down_revision = "0001"
 
 def upgrade() -> None:
     op.add_column("baselines", sa.Column("facts", sa.JSON(), nullable=True))
+    op.add_column("baselines", sa.Column("prior", sa.JSON(), nullable=True))
