@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SIZES = {"cpu": (512, 1), "cuda": (1024, 8)}
 """Side of the square matrices, and how many products make one run. A change makes all controls of before worthless.
 
-On a CPU 0.27 GFLOP in 3 MiB: 1 to 3 ms of one core. On a GPU 17 GFLOP in 12 MiB: by NVIDIA's data sheets at least
-0.3 ms on an H100 (67 TFLOP/s), 0.9 ms on an A100 (19.5) and 2.1 ms on a T4 (8.1).
+On a CPU 0.27 GFLOP in 3 MiB: 3 ms of one core of an EPYC, 1.6 ms of two. On a GPU 17 GFLOP in 12 MiB: by NVIDIA's data
+sheets at least 0.3 ms on an H100 (67 TFLOP/s), 0.9 ms on an A100 (19.5) and 2.1 ms on a T4 (8.1).
 """
 SETTLING_RUNS = 2  # the first ones start threads and choose kernels
 
