@@ -27,7 +27,7 @@ def say_outlook(rehearsal: Rehearsal, policy: RegressionPolicy, *, interval_s: f
         said += f", the smallest is +{rehearsal.smallest:.0%}"
     alarms = f"{rehearsal.false_alarms:.1f}" if rehearsal.false_alarms else "none"
     return (
-        f"{said}; false alarms at this noise: {alarms} a month, as tried on {rehearsal.bursts:,} bursts drawn from it"
+        f"{said}; false alarms at this noise: {alarms} a month, tried on {rehearsal.bursts:,} bursts drawn from it"
     )
 
 
