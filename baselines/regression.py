@@ -36,6 +36,7 @@ FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without 
 BACK_BURSTS = 5  # fifty requests: a whole shift that is over leaves none of them above the gate
 BACK_TAIL_BURSTS = 15  # where one request in eight was slow, fifty may show none by chance
 PATIENCE = 3  # bursts
+SPELL, QUIET_SD = 16, 0.06  # bursts; of burst locations, in logs: a machine without such spells at baseline
 TAIL, LIKE_SLOW = 0.05, 1.5  # beyond p95, by definition; times as many slow requests as at like load are more
 MEASURED_BURSTS = 20  # the newest of a run say how slow it is now; the interval hardly narrows beyond them
 _WHOLE, _TAIL = 2 / 3, 1 / 3  # share of the p95's move (in logs) that the floor shared: all requests, or the slowest
@@ -320,11 +321,15 @@ class LatencyWatch:
             whole=alarm.found_by is FoundBy.LOCATION,
             shift=shift,
             floor=floor,
-            floor_over_control=None if control is None else floor.over(control),
+            floor_over_control=None if control is None or not self._spans(bursts) else floor.over(control),
             control_share=None if control is None else self._shared(newest),
             busier=self._is_busier(newest, shift, alarm, baseline),
             crowded=crowding(newest, baseline.facts),
         )
+
+    def _spans(self, bursts: int) -> bool:
+        """Whether so many bursts are more than one spell of a busy machine, which may lift all their floors."""
+        return bursts >= SPELL or float(np.sqrt(self._noise.between)) <= QUIET_SD
 
     def _shared(self, newest: Sequence[Seen]) -> float:
         assert self._control is not None

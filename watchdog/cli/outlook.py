@@ -26,9 +26,7 @@ def say_outlook(rehearsal: Rehearsal, policy: RegressionPolicy, *, interval_s: f
     if at_threshold is not None and rehearsal.smallest is not None and rehearsal.smallest < policy.threshold:
         said += f", the smallest is +{rehearsal.smallest:.0%}"
     alarms = f"{rehearsal.false_alarms:.1f}" if rehearsal.false_alarms else "none"
-    return (
-        f"{said}; false alarms at this noise: {alarms} a month, tried on {rehearsal.bursts:,} bursts drawn from it"
-    )
+    return f"{said}; false alarms at this noise: {alarms} a month, tried on {rehearsal.bursts:,} bursts drawn from it"
 
 
 def advise(baseline: Baseline, rehearsal: Rehearsal, policy: RegressionPolicy) -> list[str]:
