@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
@@ -48,7 +48,7 @@ class Baseline:
     bursts: Groups
     controls: Groups = ()
     facts: tuple[Mapping[str, float], ...] = ()
-    since: float | None = None
+    since: float | None = field(default=None, compare=False)
     prior: Prior | None = None
 
     @property
