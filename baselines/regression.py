@@ -149,8 +149,8 @@ class LatencyWatch:
         if self.alarm is not None:
             self._blame = self._blame.follow(self._find_cause(self.alarm, burst.provenance, self.baseline))
             self._waited += 1
-            patient = self._control is not None and self._blame.cause is Cause.UNKNOWN and self._waited <= PATIENCE
-            self.slower = self.slower or not patient
+            doubted = self._control is not None and bool(seen.controls) and self._blame.cause is Cause.UNKNOWN
+            self.slower = self.slower or not doubted or self._waited > PATIENCE
         if seen.load is not None and (self.alarm is None or self._blame.cause is Cause.LOAD):
             self._history.add(Paced(at=seen.at, load=seen.load, off=self._offs[-1], slow=self._slow_share(seen)))
 
@@ -197,7 +197,7 @@ class LatencyWatch:
 
     def _is_back(self, alarm: Alarm) -> bool:
         if alarm.found_by is FoundBy.FLOOR:
-            lift, line = self._lift(FLOOR_WINDOWS[0])
+            lift, line, _ = self._lift(FLOOR_WINDOWS[0])
             return lift is not None and lift.rise < line / 2
         return not self._scan.still(BACK_BURSTS if alarm.found_by is FoundBy.LOCATION else BACK_TAIL_BURSTS)
 
@@ -206,23 +206,26 @@ class LatencyWatch:
         for bursts in FLOOR_WINDOWS:
             if bursts > self._fresh:
                 return None
-            lift, line = self._lift(bursts)
-            wander = WANDER if self._control is None else CLOSE_WANDER
+            lift, line, wander = self._lift(bursts)
             if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= FLOOR_EVIDENCE:
                 return bursts, z
         return None
 
-    def _lift(self, bursts: int) -> tuple[Lift | None, float]:
-        """Of the floor of the newest bursts, over the control's where there is one; and the line it must reach."""
+    def _lift(self, bursts: int) -> tuple[Lift | None, float, float]:
+        """Of the floor of the newest bursts, over the control's where they have one; the line it must reach; its wander.
+
+        A control that answers no longer says nothing: then the canary's floor stands alone.
+        """
         rise = self._policy.rise
         lows = [low for low in list(self._lows)[-bursts:] if low is not None]
         if len(lows) < max(1, bursts // 2):
-            return None, math.inf
+            return None, math.inf, WANDER
         lift = self._floor.lift(lows)
-        if self._control is None:
-            return lift, FLOOR_ALONE * rise
-        control = self._control.lift([seen.controls for seen in list(self._seen)[-bursts:]])
-        return (None if control is None else lift.over(control)), FLOOR_OVER_CONTROL * rise
+        newest = list(self._seen)[-bursts:]
+        control = None if self._control is None else self._control.lift([seen.controls for seen in newest])
+        if control is None:
+            return lift, FLOOR_ALONE * rise, WANDER
+        return lift.over(control), FLOOR_OVER_CONTROL * rise, CLOSE_WANDER
 
     def judge(self, *, now: float) -> Verdict:
         """How it stands after the newest burst; at least one must have been taken.
