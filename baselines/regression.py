@@ -130,6 +130,12 @@ class LatencyWatch:
         """Take up a slowdown that was told before a restart."""
         self.alarm, self.slower, self._blame = alarm, True, Blame(cause=cause)
 
+    def begin_anew(self) -> None:
+        """A slowdown is over: what was measured until now is no evidence of what is."""
+        self.alarm, self._fresh, self._hint = None, 0, 0.0
+        self._blame, self._waited, self.slower = Blame(), 0, False
+        self._scan = Scan(self._noise)
+
     def take(self, burst: Burst) -> None:
         """The next burst, in the order of time. One that cannot be compared is passed over and breaks nothing."""
         self._newest = burst
@@ -162,9 +168,7 @@ class LatencyWatch:
         self._hint = float(score.hint)
         if self.alarm is not None:
             if self._is_back(self.alarm):
-                self.alarm, self._fresh, self._hint = None, 0, 0.0
-                self._blame, self._waited, self.slower = Blame(), 0, False
-                self._scan = Scan(self._noise)  # what it was before it came back is no evidence of what it is
+                self.begin_anew()
             return
         channel = max(Channel, key=lambda each: float(score.z[each]))
         z = float(score.z[channel])
@@ -199,7 +203,8 @@ class LatencyWatch:
         if alarm.found_by is FoundBy.FLOOR:
             lift, line, _ = self._lift(FLOOR_WINDOWS[0])
             return lift is not None and lift.rise < line / 2
-        return not self._scan.still(BACK_BURSTS if alarm.found_by is FoundBy.LOCATION else BACK_TAIL_BURSTS)
+        bursts = BACK_BURSTS if alarm.found_by is FoundBy.LOCATION else BACK_TAIL_BURSTS
+        return self._scan.bursts >= bursts and not self._scan.still(bursts)
 
     def _lifted(self) -> tuple[int, float] | None:
         """The window whose floor rose for certain, and how certain; None when none did."""
@@ -212,7 +217,7 @@ class LatencyWatch:
         return None
 
     def _lift(self, bursts: int) -> tuple[Lift | None, float, float]:
-        """Of the floor of the newest bursts, over the control's where they have one; the line it must reach; its wander.
+        """Of the floor of the newest bursts, over the control's where they have one; its line, and its wander.
 
         A control that answers no longer says nothing: then the canary's floor stands alone.
         """
