@@ -29,7 +29,7 @@ from baselines.witness import Signs, crowding
 from probes.messages import Burst
 
 FLOOR_WINDOWS = (10, 15, 20, 30, 60)  # bursts
-FLOOR_EVIDENCE = 4.5  # deviations
+FLOOR_EVIDENCE = 4.5 / 4.75  # of the policy's
 FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without a control, and over it
 BACK_BURSTS = 5  # fifty requests: a whole shift that is over leaves none of them above the gate
 BACK_TAIL_BURSTS = 15  # where one request in eight was slow, fifty may show none by chance
@@ -57,6 +57,11 @@ class RegressionPolicy:
     def line(self) -> float:
         """What a burst median must exceed, over the baseline's, to count as slow by itself."""
         return 1 + 0.7 * self.threshold
+
+    @property
+    def floor_evidence(self) -> float:
+        """The same for a floor, of which fewer windows are asked."""
+        return FLOOR_EVIDENCE * self.evidence
 
     @property
     def rise(self) -> float:
@@ -193,7 +198,7 @@ class LatencyWatch:
         error = math.hypot(self._floor.expected_error(FLOOR_WINDOWS[-1]), WANDER)
         return (
             0.0
-            if rise / error >= FLOOR_EVIDENCE
+            if rise / error >= policy.floor_evidence
             else math.ceil(needed - len(baseline.bursts))
             if needed < 1e6
             else math.inf
@@ -212,7 +217,7 @@ class LatencyWatch:
             if bursts > self._fresh:
                 return None
             lift, line, wander = self._lift(bursts)
-            if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= FLOOR_EVIDENCE:
+            if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= self._policy.floor_evidence:
                 return bursts, z
         return None
 
