@@ -45,9 +45,7 @@ def follow(
     return verdicts
 
 
-def judge(
-    bursts: Sequence[Burst], baseline: Baseline | None = BASELINE, policy: RegressionPolicy = POLICY
-) -> Verdict:
+def judge(bursts: Sequence[Burst], baseline: Baseline | None = BASELINE, policy: RegressionPolicy = POLICY) -> Verdict:
     """The verdict after the last of them."""
     return follow(bursts, baseline, policy)[-1]
 
