@@ -31,7 +31,7 @@ from baselines.witness import Signs, crowding
 from probes.messages import Burst
 
 FLOOR_WINDOWS = (10, 15, 20, 30, 60)  # bursts
-FLOOR_EVIDENCE = 4.5  # deviations
+FLOOR_EVIDENCE = 4.5 / 4.75  # of the policy's
 FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without a control, and over it
 BACK_BURSTS = 5  # fifty requests: a whole shift that is over leaves none of them above the gate
 BACK_TAIL_BURSTS = 15  # where one request in eight was slow, fifty may show none by chance
@@ -59,6 +59,11 @@ class RegressionPolicy:
     def line(self) -> float:
         """What a burst median must exceed, over the baseline's, to count as slow by itself."""
         return 1 + 0.7 * self.threshold
+
+    @property
+    def floor_evidence(self) -> float:
+        """The same for a floor, of which fewer windows are asked."""
+        return FLOOR_EVIDENCE * self.evidence
 
     @property
     def rise(self) -> float:
@@ -143,6 +148,12 @@ class LatencyWatch:
         """Take up a slowdown that was told before a restart."""
         self.alarm, self.slower, self._blame = alarm, True, Blame(cause=cause)
 
+    def begin_anew(self) -> None:
+        """A slowdown is over: what was measured until now is no evidence of what is."""
+        self.alarm, self._fresh = None, 0
+        self._blame, self._waited, self.slower = Blame(), 0, False
+        self._scan = Scan(self._noise)
+
     def take(self, burst: Burst) -> None:
         """The next burst, in the order of time. One that cannot be compared is passed over and breaks nothing."""
         self._newest = burst
@@ -163,8 +174,8 @@ class LatencyWatch:
         if self.alarm is not None:
             self._blame = self._blame.follow(self._find_cause(self.alarm, burst.provenance, self.baseline))
             self._waited += 1
-            patient = self._control is not None and self._blame.cause is Cause.UNKNOWN and self._waited <= PATIENCE
-            self.slower = self.slower or not patient
+            doubted = self._control is not None and bool(seen.controls) and self._blame.cause is Cause.UNKNOWN
+            self.slower = self.slower or not doubted or self._waited > PATIENCE
         if seen.load is not None and (self.alarm is None or self._blame.cause is Cause.LOAD):
             self._history.add(Paced(at=seen.at, load=seen.load, off=self._offs[-1], slow=self._slow_share(seen)))
 
@@ -176,9 +187,7 @@ class LatencyWatch:
         self._look.take(len(self._seen[-1].latencies), float(score.hint) if self.alarm is None else 0.0)
         if self.alarm is not None:
             if self._is_back(self.alarm):
-                self.alarm, self._fresh = None, 0
-                self._blame, self._waited, self.slower = Blame(), 0, False
-                self._scan = Scan(self._noise)  # what it was before it came back is no evidence of what it is
+                self.begin_anew()
             return
         channel = max(Channel, key=lambda each: float(score.z[each]))
         z = float(score.z[channel])
@@ -203,7 +212,7 @@ class LatencyWatch:
         error = math.hypot(self._floor.expected_error(FLOOR_WINDOWS[-1]), WANDER)
         return (
             0.0
-            if rise / error >= FLOOR_EVIDENCE
+            if rise / error >= policy.floor_evidence
             else math.ceil(needed - len(baseline.bursts))
             if needed < 1e6
             else math.inf
@@ -211,33 +220,35 @@ class LatencyWatch:
 
     def _is_back(self, alarm: Alarm) -> bool:
         if alarm.found_by is FoundBy.FLOOR:
-            lift, line = self._lift(FLOOR_WINDOWS[0])
+            lift, line, _ = self._lift(FLOOR_WINDOWS[0])
             return lift is not None and lift.rise < line / 2
-        return not self._scan.still(BACK_BURSTS if alarm.found_by is FoundBy.LOCATION else BACK_TAIL_BURSTS)
+        bursts = BACK_BURSTS if alarm.found_by is FoundBy.LOCATION else BACK_TAIL_BURSTS
+        return self._scan.bursts >= bursts and not self._scan.still(bursts)
 
     def _lifted(self) -> tuple[int, float] | None:
         """The window whose floor rose for certain, and how certain; None when none did."""
         for bursts in FLOOR_WINDOWS:
             if bursts > self._fresh:
                 return None
-            lift, line = self._lift(bursts)
-            wander = WANDER if self._control is None else CLOSE_WANDER
-            if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= FLOOR_EVIDENCE:
+            lift, line, wander = self._lift(bursts)
+            if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= self._policy.floor_evidence:
                 return bursts, z
         return None
 
-    def _lift(self, bursts: int) -> tuple[Lift | None, float]:
-        """Of the floor of the newest bursts, over the control's where there is one; and the line it must reach."""
+    def _lift(self, bursts: int) -> tuple[Lift | None, float, float]:
+        """Of the floor of the newest bursts, over the control's where they have one; its line, and its wander.
+
+        A control that answers no longer says nothing: then the canary's floor stands alone.
+        """
         rise = self._policy.rise
         lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
         few = max(1, bursts // 2)
         if len(lows) < few:
-            return None, math.inf
+            return None, math.inf, WANDER
         lift = self._floor.lift(lows)
-        if self._control is None:
-            return lift, FLOOR_ALONE * rise
-        over = lift.over(self._control.floor.lift(controls)) if len(controls) >= few else None
-        return over, FLOOR_OVER_CONTROL * rise
+        if self._control is None or len(controls) < few:
+            return lift, FLOOR_ALONE * rise, WANDER
+        return lift.over(self._control.floor.lift(controls)), FLOOR_OVER_CONTROL * rise, CLOSE_WANDER
 
     def judge(self, *, now: float) -> Verdict:
         """How it stands after the newest burst; at least one must have been taken.

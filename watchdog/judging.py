@@ -19,7 +19,7 @@ from baselines.output import judge_output
 from baselines.regression import LatencyWatch, alarm_of
 from baselines.scan import KEPT
 from baselines.slopes import SlopeHistory
-from baselines.verdict import Check, Reason, Verdict
+from baselines.verdict import Cause, Check, Reason, Verdict
 from probes.gpu.sample import GpuSample
 from probes.host import Host
 from probes.messages import Burst, MemorySample
@@ -51,8 +51,8 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
 def _follow(connection: Connection, burst: Burst, target: Target, baseline: Baseline | None) -> LatencyWatch:
     """What follows the canary against its active baseline; after a restart or another baseline with what was stored.
 
-    What was measured before the baseline became active is nothing that it can be asked about, nor is, after a slowdown
-    that is over, what was slow.
+    What was measured before the baseline became active is nothing that it can be asked about. The slowdown told
+    last, or its end, takes its place among the bursts, so that the rest is judged as it was the first time.
     """
     watch = target.latencies.get(burst.canary)
     if watch is not None and _same(watch.baseline, baseline):
@@ -60,14 +60,27 @@ def _follow(connection: Connection, burst: Burst, target: Target, baseline: Base
     watch = target.latencies[burst.canary] = LatencyWatch(baseline, target.policies.regression)
     if baseline is None:
         return watch
+    since = baseline.since or 0.0
+    kept = 2 * KEPT if burst.load is None else REMEMBERED  # twice, for some may be such as cannot be compared
+    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, since=since, limit=kept)
     worse, over = verdict_store.last_change(connection, burst.target, Check.LATENCY, burst.canary)
-    since = max(baseline.since or 0.0, over or 0.0)
-    kept = KEPT if burst.load is None else REMEMBERED
-    for earlier in burst_store.bursts_since(connection, burst.target, burst.canary, since=since, limit=kept):
-        watch.take(earlier)
-    if worse is not None and over is None and (alarm := alarm_of(worse)) is not None and alarm.since >= since:
-        watch.stand(alarm, worse.cause)
+    alarm = None if worse is None else alarm_of(worse)
+    if worse is None or alarm is None or alarm.since < since:
+        _take_all(watch, earlier)
+        return watch
+    turned = worse.at if over is None else over
+    _take_all(watch, [each for each in earlier if each.at <= turned])
+    if over is None:
+        watch.stand(alarm, Cause.UNKNOWN if "gpu" in worse.evidence else worse.cause)  # devices are asked each time
+    else:
+        watch.begin_anew()
+    _take_all(watch, [each for each in earlier if each.at > turned])
     return watch
+
+
+def _take_all(watch: LatencyWatch, bursts: Sequence[Burst]) -> None:
+    for burst in bursts:
+        watch.take(burst)
 
 
 def _same(one: Baseline | None, other: Baseline | None) -> bool:

@@ -37,6 +37,9 @@ KEYS = {
     "control_ratio",
     "control_p95_ratio",
     "own_floor_ratio",
+    "delay_at_threshold_bursts",
+    "smallest_rise",
+    "false_alarms_per_month",
 }
 
 
