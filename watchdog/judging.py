@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
+from alerts import store as alert_store
+from alerts.incident import State
 from baselines import burst_store, gpu_store, memory_store, slope_store
 from baselines.availability import judge_availability
 from baselines.cause import blame_device
 from baselines.device import DeviceWatch, finding_of, judge_driver
+from baselines.fleet import KEPT, judge_peers, weigh
 from baselines.gpu_view import XID_STANDS_S, Around
 from baselines.leak import LeakWatch
 from baselines.limits import join, judge_memory_limit, judge_p95_limit
 from baselines.output import judge_output
+from baselines.pace import Pace, Track
 from baselines.regression import judge_latency
 from baselines.slopes import SlopeHistory
-from baselines.verdict import Reason, Verdict
+from baselines.verdict import PEERS, Check, Reason, Verdict
 from probes.gpu.sample import GpuSample
 from probes.host import Host
 from probes.messages import Burst, MemorySample
@@ -44,6 +48,41 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
         join(latency, judge_p95_limit(window, policies.limits, now=now)),
     ]
     return [blame_device(verdict, target.device_findings()) for verdict in verdicts]
+
+
+def judge_beside(
+    connection: Connection, burst: Burst, alone: Iterable[Verdict], targets: Mapping[str, Target], *, now: float
+) -> list[Verdict]:
+    """Latency beside the others of the group, after a burst that is not stored yet; nothing where none is compared.
+
+    alone: the verdicts on the burst by itself.
+    """
+    target = targets[burst.target]
+    names = target.replicas.get(burst.canary, frozenset())
+    if not names:
+        return []
+    paces = {name: _paces(connection, targets[name], burst.canary) for name in names if name in targets}
+    target.tracks[burst.canary].take(burst)
+    paces[target.name] = target.tracks[burst.canary].paces
+    named = _fires(connection, target, f"{PEERS}{burst.canary}")
+    verdict = judge_peers(burst, paces, target.policies.regression.threshold, named=named, now=now)
+    verdict = blame_device(verdict, target.device_findings())
+    own = next(each for each in alone if each.check is Check.LATENCY)
+    return [weigh(verdict, own, told=_fires(connection, target, burst.canary))]
+
+
+def _fires(connection: Connection, target: Target, subject: str) -> bool:
+    incident = alert_store.load_incident(connection, target.name, Check.LATENCY, subject)
+    return incident is not None and incident.state is State.FIRING
+
+
+def _paces(connection: Connection, target: Target, canary: str) -> tuple[Pace, ...]:
+    """The newest bursts of a replica; from the store the first time, as after a restart."""
+    if canary not in target.tracks:
+        target.tracks[canary] = Track(KEPT)
+        for burst in burst_store.bursts_since(connection, target.name, canary, limit=KEPT):
+            target.tracks[canary].take(burst)
+    return target.tracks[canary].paces
 
 
 def judge_memory_samples(
