@@ -4,12 +4,12 @@ Of each burst one number is kept, its location (`pace`), and from that the media
 moment say is taken (`lineup`): the load and the network that all share cancel. The median of such differences over a
 run of bursts says how much slower the replica is. It is named when over one of WINDOWS
 
-- that is at least the threshold, and for a short run more, as 1/sqrt(bursts): a run of 10 must show twice as much as
-  one of 40;
+- that is at least the threshold, and for a short run more, as 1/sqrt(bursts): a run of 15 must show twice as much as
+  one of 60;
 - the lower bound of its interval is above half of the threshold: replicas that differ by a few per cent are normal;
 - the pooled p95 is above the peers' by three quarters of the threshold, as `regression` asks of a baseline;
-- the floor is above the peers' by half of it: a replica with more traffic, or on a busier host, is slower at the top
-  and not at the floor, and is not named.
+- the floor is above the peers' by half of the threshold, and by two thirds of what the replica is slower, both in logs:
+  with more traffic or on a busier host a replica is slower at the top and hardly at the floor, and is not named.
 
 Once named it stays so until over CLEARING bursts it is less than half of the threshold slower.
 
@@ -40,12 +40,13 @@ _Facts = dict[str, float | int | str | None]  # of a verdict's evidence
 
 MIN_REPLICAS = 3
 NAMED_SHARE = 0.25
-WINDOWS = (10, 20, 40)  # bursts
+WINDOWS = (15, 30, 60)  # bursts
 KEPT = WINDOWS[-1]  # bursts of each replica that a judgement looks at
 CLEARING = 5  # bursts, of which three say it: as soon over as a regression
 Z = 4.0  # standard errors to each bound: one in 30,000 beyond it where the noise is what it seems
 _GATE = 0.75  # of the threshold
 _MARGIN = 0.5  # of the threshold
+_WHOLE = 2 / 3  # of the difference in logs: what `regression` calls the whole distribution, and not its slowest part
 
 
 def judge_peers(newest: Burst, replicas: Mapping[str, Paces], threshold: float, *, named: bool, now: float) -> Verdict:
@@ -128,7 +129,10 @@ def _is_slow(run: Lineup, threshold: float) -> bool:
     if run.behind - Z * run.doubt < math.log1p(_MARGIN * threshold):
         return False
     p95_s, peers_s = run.p95_s()
-    return p95_s >= (1 + _GATE * threshold) * peers_s and run.floor_ratio() >= 1 + _MARGIN * threshold
+    floor = math.log(run.floor_ratio())
+    return p95_s >= (1 + _GATE * threshold) * peers_s and floor >= max(
+        math.log1p(_MARGIN * threshold), _WHOLE * run.behind
+    )
 
 
 def _ratio(run: Lineup) -> _Facts:
