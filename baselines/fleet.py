@@ -11,7 +11,7 @@ run of bursts says how much slower the replica is. It is named when over one of 
 - the floor is above the peers' by half of the threshold, and by two thirds of what the replica is slower, both in logs:
   with more traffic or on a busier host a replica is slower at the top and hardly at the floor, and is not named.
 
-Once named it stays so until over CLEARING bursts it is less than half of the threshold slower.
+Over the newest CLEARING bursts it must be slower by half of the threshold still; while it is, it stays named.
 
 Wrong is the minority: at most a quarter of those compared is named, though always one, as for recycling. When more of
 them are as slow, the group falls into two parts and the answer is UNKNOWN, `peers_disagree`. A group that gets slower
@@ -116,11 +116,13 @@ def _comparable(newest: Burst, paces: Paces) -> Paces:
 
 
 def _slow_run(beside: Lineup, threshold: float, *, named: bool) -> Lineup | None:
-    """The longest of the newest bursts that shows the replica to be slower; None when none does."""
+    """The longest run of its newest bursts that shows the replica to be slower; None when none does."""
+    if beside.last(CLEARING).behind < math.log1p(_MARGIN * threshold):
+        return None
     for bursts in reversed(WINDOWS):
         if bursts <= beside.bursts and _is_slow(run := beside.last(bursts), threshold):
             return run
-    return beside if named and beside.last(CLEARING).behind >= math.log1p(_MARGIN * threshold) else None
+    return beside if named else None
 
 
 def _is_slow(run: Lineup, threshold: float) -> bool:

@@ -282,7 +282,7 @@ def _goals(
         at_most("the same, worst", max(known), 1.5, ""),
         at_most("the same, two that tuning never saw", max(rates[kind, k] for kind in UNSEEN for k in GROUPS), 1.5, ""),
     ]
-    for what, middle, late in (("+24 %", 60, 240), ("+30 %", 45, 75), ("+50 %", 20, 30)):
+    for what, middle, late in (("+24 %", 60, 240), ("+30 %", 60, 75), ("+50 %", 20, 30)):
         delays = [f.delay for k in GROUPS for f in cells[STATED, what, k]]
         goals += [
             at_most(f"{what}: median", _quantile(delays, 0.5), middle, "min", digits=0),
