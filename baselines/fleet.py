@@ -56,7 +56,8 @@ def judge_peers(newest: Burst, replicas: Mapping[str, Paces], threshold: float, 
     first, the newest burst's own included; more than KEPT are not looked at. Only those of an identity equal to the
     newest burst's are compared. threshold: the rise that matters, as a fraction. named: whether it is said to be slower
     until now. UNKNOWN when the newest burst cannot be judged, with too few peers or bursts, or when too many are as
-    slow. A WORSE verdict persists by itself: one strike.
+    slow. A WORSE verdict persists by itself: one strike. Who was named after a few bursts and is back before it could
+    be called OK is UNKNOWN, which refutes that.
     """
     evidence = _place(newest, replicas)
     verdict = Verdict(
@@ -79,7 +80,8 @@ def judge_peers(newest: Burst, replicas: Mapping[str, Paces], threshold: float, 
     slow = _slow_run(beside, threshold, named=named)
     if slow is None and beside.bursts < KEPT:
         needed = {"bursts": beside.bursts, "samples_needed": (KEPT - beside.bursts) * len(newest.samples)}
-        return replace(verdict, reason=Reason.TOO_FEW_SAMPLES, evidence=evidence | needed)
+        back = Reason.SLOWER_THAN_PEERS if named and beside.bursts >= CLEARING else None
+        return replace(verdict, reason=Reason.TOO_FEW_SAMPLES, evidence=evidence | needed, refutes=back)
     if slow is None:
         return replace(verdict, status=Status.OK, reason=Reason.WITHIN_PEERS, evidence=evidence | _ratio(beside))
     evidence = evidence | _ratio(slow) | _figures(slow)

@@ -242,6 +242,16 @@ def test_named_replica_stays_so_until_it_is_clearly_back() -> None:
         )
 
 
+def test_young_replica_that_is_back_refutes_what_was_said() -> None:
+    """It takes an hour to call it within its peers; that it is slower is over at once."""
+    bursts = group(1.0, 1.0, 2.0, 1.0, bursts=WINDOWS[0])
+    assert judge(bursts, "c").status is Status.WORSE
+    bursts["c"][-CLEARING:] = group(1.0, 1.0, 1.0, bursts=WINDOWS[0])["c"][-CLEARING:]
+    assert judge(bursts, "c", named=True).status is Status.UNKNOWN
+    assert judge(bursts, "c", named=True).refutes is Reason.SLOWER_THAN_PEERS
+    assert judge(bursts, "c").refutes is None
+
+
 def test_begin_is_estimated() -> None:
     """Within two bursts of where it was."""
     bursts = group(1.0, 1.0, 1.0, 1.0)
