@@ -24,6 +24,7 @@ SAID = frozenset(
         ),
         *("slope_bytes_per_hour", "slope_low", "slope_high", "used_bytes", "capacity_bytes", "memory_ratio"),
         *("slope_per_hour", "slope_per_hour_low", "slope_per_hour_high", "used", "capacity"),
+        *("peers_p95_s", "replica", "replicas", "peers", "gpu_type"),
         *("limit_ratio", "seconds_to_capacity", "seconds_to_capacity_low", "seconds_to_capacity_high"),
     }
 )
@@ -47,6 +48,8 @@ def say_magnitude(check: Check, reason: Reason, strikes: tuple[int, ...], eviden
     """The clause; empty when the evidence holds none of the numbers."""
     if reason is Reason.LIMIT_EXCEEDED:
         return _say_limit(evidence)
+    if reason is Reason.SLOWER_THAN_PEERS:
+        return _say_beside(evidence)
     if check is Check.LATENCY:
         return _say_ratio(evidence)
     if check is Check.MEMORY:
@@ -72,6 +75,23 @@ def _say_ratio(evidence: Evidence) -> str:
     if p95_s is not None and baseline_s is not None:
         said.append(f"{say_duration(p95_s)} against {say_duration(baseline_s)}")
     return ", ".join([*said, *_say_channel(evidence)])
+
+
+def _say_beside(evidence: Evidence) -> str:
+    """Of a replica among the others: "replica 3 of 4 is 24 % slower than its 3 peers on the same GPU type ..."."""
+    ratio, low, high = (number(evidence, key) for key in ("ratio", "ratio_low", "ratio_high"))
+    place, count, peers = (number(evidence, key) for key in ("replica", "replicas", "peers"))
+    if ratio is None or place is None or count is None or peers is None:
+        return ""
+    gpu = evidence.get("gpu_type")
+    on = f" on the same GPU type, {gpu}" if gpu else ""
+    said = [f"replica {place:.0f} of {count:.0f} is {ratio - 1:.0%} slower than its {peers:.0f} peers{on}"]
+    if low is not None and high is not None:
+        said = [f"{said[0]} (interval {low - 1:.0%} to {high - 1:.0%})"]
+    p95_s, peers_s = number(evidence, "p95_s"), number(evidence, "peers_p95_s")
+    if p95_s is not None and peers_s is not None:
+        said.append(f"p95 {say_duration(p95_s)} against {say_duration(peers_s)}")
+    return ", ".join(said)
 
 
 def _say_slope(evidence: Evidence) -> str:

@@ -20,6 +20,7 @@ from alerts.magnitude import SAID, number, say_magnitude
 from alerts.wording import (
     CAUSES,
     ENDINGS,
+    RECOVERED_FROM,
     RECOVERIES,
     REFUSALS,
     TROUBLES,
@@ -28,7 +29,7 @@ from alerts.wording import (
     say_fact,
 )
 from baselines.gpu_signals import SIGNALS
-from baselines.verdict import Cause, Check, Evidence, Level
+from baselines.verdict import PEERS, Cause, Check, Evidence, Level
 
 SCHEMA = 1  # of the webhook; raised when a key changes its meaning, not when one is added
 MAX_FACTS = 8
@@ -257,7 +258,8 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
         f"{_check(incident)} of {what}: good {incident.good_in_a_row} times in a row. It lasted"
         f" {say_duration(now - incident.since)}. {alert}"
     )
-    return f"RESOLVED: {incident.target} {RECOVERIES[incident.check]}", sentence
+    recovery = RECOVERED_FROM.get(incident.reason, RECOVERIES[incident.check])
+    return f"RESOLVED: {incident.target} {recovery}", sentence
 
 
 def _check(incident: Incident) -> str:
@@ -265,7 +267,9 @@ def _check(incident: Incident) -> str:
 
 
 def _subject(incident: Incident) -> str:
-    return incident.subject if incident.check in (Check.MEMORY, Check.GPU) else f"canary {incident.subject}"
+    if incident.check in (Check.MEMORY, Check.GPU):
+        return incident.subject
+    return f"canary {incident.subject.removeprefix(PEERS)}"
 
 
 def _say_cause(incident: Incident) -> str:

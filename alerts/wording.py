@@ -33,6 +33,7 @@ TROUBLES: Mapping[Reason, str] = {
     Reason.DRIFTED: "answers differently from its golden output",
     Reason.WRONG_TOP_K: "ranks other answers first than its golden output",
     Reason.REGRESSED: "is slower than its baseline",
+    Reason.SLOWER_THAN_PEERS: "is slower than its peers",
     Reason.LEAKING: "leaks memory",
     Reason.LIMIT_EXCEEDED: "is over its limit",
     Reason.DRIVER_UNRESPONSIVE: "has a GPU driver that does not answer",
@@ -64,6 +65,9 @@ RECOVERIES: Mapping[Check, str] = {
     Check.MEMORY: "no longer grows",
     Check.GPU: "has a healthy GPU again",
 }
+
+RECOVERED_FROM: Mapping[Reason, str] = {Reason.SLOWER_THAN_PEERS: "is no longer slower than its peers"}
+"""Where the check alone does not say it."""
 
 REFUSALS: Mapping[GateReason, str] = {
     GateReason.ALLOWED: "it was allowed",

@@ -55,6 +55,7 @@ class Reason(StrEnum):
     WITHIN_BASELINE = "within_baseline"
     STEADY = "steady"
     LEAK_GONE = "leak_gone"  # steady, and the life before leaked
+    WITHIN_PEERS = "within_peers"
     # UNKNOWN
     NO_DATA = "no_data"
     NO_BASELINE = "no_baseline"
@@ -64,6 +65,8 @@ class Reason(StrEnum):
     IDENTITY_CHANGED = "identity_changed"
     WARMING_UP = "warming_up"
     BUSY = "busy"
+    TOO_FEW_PEERS = "too_few_peers"
+    PEERS_DISAGREE = "peers_disagree"
     # WORSE, availability
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -82,6 +85,7 @@ class Reason(StrEnum):
     WRONG_TOP_K = "wrong_top_k"
     # WORSE, latency and memory
     REGRESSED = "regressed"
+    SLOWER_THAN_PEERS = "slower_than_peers"
     LEAKING = "leaking"
     LIMIT_EXCEEDED = "limit_exceeded"
     # gpu: WORSE, but for the first (UNKNOWN), and for the second until it has lasted
@@ -109,12 +113,15 @@ class Reason(StrEnum):
 
 Evidence = Mapping[str, float | int | str | None]
 
+PEERS = "peers "  # begins the subject of a canary's comparison within its group; no canary can have such a name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """One judgement. An incident is identified by (target, check, subject).
 
-    subject: the canary for availability, output and latency; `slot N` for memory; `gpu N` or `gpu driver` for gpu.
+    subject: the canary for availability, output and latency, or `peers CANARY` for latency beside the others of its
+    group; `slot N` for memory; `gpu N` or `gpu driver` for gpu.
     since: Unix seconds, estimated time of the change; None unless WORSE.
     strikes: how many bad observations in a row this verdict stands for; 0 unless WORSE.
     life: the worker it is about; None when unknown or when it is about all of them.
@@ -135,6 +142,11 @@ class Verdict:
     life: str | None = None
     evidence: Evidence = field(default_factory=dict)
     refutes: Reason | None = None
+
+    @property
+    def is_moot(self) -> bool:
+        """Whether it is a comparison with peers that could not be made: nothing of the target itself is missing."""
+        return self.status is Status.UNKNOWN and self.subject.startswith(PEERS)
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -23,6 +23,7 @@ ABOUT = {
     "gate": "a slower version, told at the deploy",
     "leak": "leaks, and what only looks like them",
     "leak_recorded": "the same of a real server, as recorded",
+    "fleet": "a replica slower than its peers",
     "store": "a year of history",
     "crash": "kill -9 at random moments",
     "fuzz": "hostile bytes for whatever reads them",

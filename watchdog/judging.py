@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from baselines import burst_store, gpu_store, memory_store, slope_store, verdict_store
+from alerts import store as alert_store
+from alerts.incident import State
+from baselines import burst_store, gpu_store, memory_store, slope_store
 from baselines.availability import judge_availability
-from baselines.baseline import Baseline
 from baselines.cause import blame_device
 from baselines.device import DeviceWatch, finding_of, judge_driver
+from baselines.fleet import KEPT, judge_peers, weigh
 from baselines.gpu_view import XID_STANDS_S, Around
 from baselines.leak import LeakWatch
 from baselines.limits import LIMIT_WINDOW, LimitsPolicy, join, judge_memory_limit, judge_p95_limit
-from baselines.load import REMEMBERED
 from baselines.output import judge_output
-from baselines.regression import LatencyWatch, alarm_of
-from baselines.scan import KEPT
+from baselines.pace import Pace, Track
 from baselines.slopes import SlopeHistory
-from baselines.verdict import Cause, Check, Reason, Verdict
+from baselines.verdict import PEERS, Check, Reason, Verdict
 from probes.gpu.sample import GpuSample
 from probes.host import Host
 from probes.messages import Burst, MemorySample
+from watchdog.following import follow
 from watchdog.target import Target
 
 
@@ -36,7 +37,7 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     baseline = target.load_baseline(connection, burst.canary)
     last_good_at = burst_store.last_good_at(connection, burst.target, burst.canary)
     first_burst_at = burst_store.first_burst_at(connection, burst.target, burst.canary)
-    watch = _follow(connection, burst, target, baseline)
+    watch = follow(connection, burst, target, baseline)
     watch.take(burst)
     verdicts = [
         judge_availability(
@@ -48,43 +49,39 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     return [blame_device(verdict, target.device_findings()) for verdict in verdicts]
 
 
-def _follow(connection: Connection, burst: Burst, target: Target, baseline: Baseline | None) -> LatencyWatch:
-    """What follows the canary against its active baseline; after a restart or another baseline with what was stored.
+def judge_beside(
+    connection: Connection, burst: Burst, alone: Iterable[Verdict], targets: Mapping[str, Target], *, now: float
+) -> list[Verdict]:
+    """Latency beside the others of the group, after a burst that is not stored yet; nothing where none is compared.
 
-    What was measured before the baseline became active is nothing that it can be asked about. The slowdown told
-    last, or its end, takes its place among the bursts, so that the rest is judged as it was the first time.
+    alone: the verdicts on the burst by itself.
     """
-    watch = target.latencies.get(burst.canary)
-    if watch is not None and _same(watch.baseline, baseline):
-        return watch
-    watch = target.latencies[burst.canary] = LatencyWatch(baseline, target.policies.regression)
-    if baseline is None:
-        return watch
-    since = baseline.since or 0.0
-    kept = 2 * KEPT if burst.load is None else REMEMBERED  # twice, for some may be such as cannot be compared
-    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, since=since, limit=kept)
-    worse, over = verdict_store.last_change(connection, burst.target, Check.LATENCY, burst.canary)
-    alarm = None if worse is None else alarm_of(worse)
-    if worse is None or alarm is None or alarm.since < since:
-        _take_all(watch, earlier)
-        return watch
-    turned = worse.at if over is None else over
-    _take_all(watch, [each for each in earlier if each.at <= turned])
-    if over is None:
-        watch.stand(alarm, Cause.UNKNOWN if "gpu" in worse.evidence else worse.cause)  # devices are asked each time
-    else:
-        watch.begin_anew()
-    _take_all(watch, [each for each in earlier if each.at > turned])
-    return watch
+    target = targets[burst.target]
+    names = target.replicas.get(burst.canary, frozenset())
+    if not names:
+        return []
+    paces = {name: _paces(connection, targets[name], burst.canary) for name in names if name in targets}
+    target.tracks[burst.canary].take(burst)
+    paces[target.name] = target.tracks[burst.canary].paces
+    named = _fires(connection, target, f"{PEERS}{burst.canary}")
+    verdict = judge_peers(burst, paces, target.policies.regression.threshold, named=named, now=now)
+    verdict = blame_device(verdict, target.device_findings())
+    own = next(each for each in alone if each.check is Check.LATENCY)
+    return [weigh(verdict, own, told=_fires(connection, target, burst.canary))]
 
 
-def _take_all(watch: LatencyWatch, bursts: Sequence[Burst]) -> None:
-    for burst in bursts:
-        watch.take(burst)
+def _fires(connection: Connection, target: Target, subject: str) -> bool:
+    incident = alert_store.load_incident(connection, target.name, Check.LATENCY, subject)
+    return incident is not None and incident.state is State.FIRING
 
 
-def _same(one: Baseline | None, other: Baseline | None) -> bool:
-    return one is other or (one is not None and other is not None and (one.id, one.since) == (other.id, other.since))
+def _paces(connection: Connection, target: Target, canary: str) -> tuple[Pace, ...]:
+    """The newest bursts of a replica; from the store the first time, as after a restart."""
+    if canary not in target.tracks:
+        target.tracks[canary] = Track(KEPT)
+        for burst in burst_store.bursts_since(connection, target.name, canary, limit=KEPT):
+            target.tracks[canary].take(burst)
+    return target.tracks[canary].paces
 
 
 def _judge_limit(connection: Connection, burst: Burst, policy: LimitsPolicy, *, now: float) -> Verdict | None:

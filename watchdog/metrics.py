@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from alerts.episode import Outcome as RecycleOutcome
 from alerts.outbox import DeliveryResult
-from baselines.verdict import Check, Level, Reason, Status, Verdict
+from baselines.verdict import PEERS, Check, Level, Reason, Status, Verdict
 from probes.gpu.sample import GpuSample
 from probes.messages import Burst, MemorySample, Outcome
 from watchdog.gpu_series import GpuSeries
@@ -268,7 +268,7 @@ class Metrics:
     def observe_verdict(self, verdict: Verdict) -> None:
         """Set the figures a verdict carries; the status is set by `observe_status` for the whole check."""
         evidence = verdict.evidence
-        if verdict.check is Check.LATENCY:
+        if verdict.check is Check.LATENCY and not verdict.subject.startswith(PEERS):  # those have no baseline
             labels = (verdict.target, verdict.subject)
             for bound, key in (("estimate", "ratio"), ("low", "ratio_low"), ("high", "ratio_high")):
                 self._gauges.set(self.ratio, (*labels, bound), evidence.get(key))

@@ -17,6 +17,7 @@ from probes.messages import Burst, MemorySample
 from watchdog.effects import Effects
 from watchdog.judging import (
     follow_memory,
+    judge_beside,
     judge_burst,
     judge_devices,
     judge_memory_samples,
@@ -41,6 +42,7 @@ class Pipeline:
         """Judge one burst on the history before it; store it with everything that follows."""
         with self._database.read() as connection:
             verdicts = judge_burst(connection, burst, self._targets[burst.target], now=self._now())
+            verdicts += judge_beside(connection, burst, verdicts, self._targets, now=self._now())
         self._conclude(verdicts, lambda connection: burst_store.add_burst(connection, burst))
 
     def take_memory(self, target: str, samples: Sequence[MemorySample]) -> None:

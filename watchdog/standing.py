@@ -25,5 +25,6 @@ class Standing:
         return self._verdicts.get((verdict.target, verdict.check), {}).get(verdict.subject)
 
     def status(self, target: str, check: Check) -> Status:
-        """The worst of a check over its subjects."""
-        return worst(self._verdicts[target, check].values()).status
+        """The worst of a check over its subjects; comparisons with peers that cannot be made count only when alone."""
+        verdicts = self._verdicts[target, check].values()
+        return worst([v for v in verdicts if not v.is_moot] or verdicts).status

@@ -15,8 +15,9 @@ from alerts.incident import State as IncidentState
 from alerts.recycle_store import Episode
 from baselines import baseline_store, burst_store, memory_store, verdict_store
 from baselines.quantiles import quantile
-from baselines.verdict import Level, Status, Verdict
+from baselines.verdict import PEERS, Level, Status, Verdict
 from watchdog.config import Config, TargetSection
+from watchdog.replicas import replicas_of
 
 SHOWN_BURSTS = 10
 
@@ -64,7 +65,8 @@ class WorkerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TargetStatus:
-    """A target as a person wants to see it. status: the worst of its verdicts; UNKNOWN when there is none."""
+    """A target as a person wants to see it. status: the worst of its verdicts, a comparison with its
+    group left out that cannot be made; UNKNOWN when there is none."""
 
     name: str
     group: str | None
@@ -103,8 +105,10 @@ def read_readiness(connection: Connection, target: TargetSection) -> Readiness:
     )
 
 
-def is_watched(target: TargetSection, subject: str) -> bool:
+def is_watched(config: Config, target: TargetSection, subject: str) -> bool:
     """Whether the configuration still asks about a subject: a canary, a worker or a GPU where they are watched."""
+    if subject.startswith(PEERS):
+        return bool(replicas_of(config, target, subject.removeprefix(PEERS)))
     if subject.startswith("slot "):  # no canary can have such a name
         return target.process is not None
     if subject.startswith("gpu "):  # nor such a one
@@ -117,15 +121,15 @@ def read_targets(connection: Connection, config: Config) -> list[TargetStatus]:
     verdicts = verdict_store.latest_verdicts(connection)
     open_incidents = alert_store.list_incidents(connection, only_open=True, limit=1000)
     firing = [i for i in open_incidents if i.state is IncidentState.FIRING]
-    return [_read_target(connection, target, verdicts, firing) for target in config.target]
+    return [_read_target(connection, config, target, verdicts, firing) for target in config.target]
 
 
 def _read_target(
-    connection: Connection, target: TargetSection, verdicts: list[Verdict], firing: list[Incident]
+    connection: Connection, config: Config, target: TargetSection, verdicts: list[Verdict], firing: list[Incident]
 ) -> TargetStatus:
-    stand = [v for v in verdicts if v.target == target.name and is_watched(target, v.subject)]
+    stand = [v for v in verdicts if v.target == target.name and is_watched(config, target, v.subject)]
     mine = tuple(sorted(stand, key=lambda v: (v.subject, v.check)))
-    statuses = {v.status for v in mine}
+    statuses = {v.status for v in mine if not v.is_moot}
     if any(i.target == target.name and i.level is not Level.INFO for i in firing):
         statuses.add(Status.WORSE)  # an incident fires until it resolves, whatever the newest burst could show
     worst = Status.WORSE if Status.WORSE in statuses else Status.OK if statuses == {Status.OK} else Status.UNKNOWN

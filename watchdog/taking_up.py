@@ -52,7 +52,7 @@ def _retire_incidents(connection: Connection, watch: Watch, effects: Effects, no
     sections = {section.name: section for section in watch.config.target}
     for incident in alert_store.list_incidents(connection, only_open=True, limit=ALL):
         section = sections.get(incident.target)
-        if section is None or not is_watched(section, incident.subject):
+        if section is None or not is_watched(watch.config, section, incident.subject):
             effects.apply(connection, incident, retire(incident, now=now))
 
 

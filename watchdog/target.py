@@ -21,7 +21,9 @@ from baselines.database import Database
 from baselines.device import DeviceWatch
 from baselines.gpu_view import Finding
 from baselines.leak import LeakWatch
+from baselines.pace import Track
 from baselines.regression import LatencyWatch
+from baselines.verdict import PEERS
 from probes.agent import AgentClient
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
@@ -48,8 +50,10 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
-    latencies: what follows each canary; leaks: the lives whose memory is followed, by key; devices: the GPUs that are
-    followed, by UUID; version: of the model, as the last canary that was told it heard; all the judge thread's alone.
+    latencies: what follows each canary; tracks: its newest bursts by canary, for its group;
+    leaks: the lives whose memory is followed, by key; devices: the GPUs that are followed, by UUID; version: of the
+    model, as the last canary that was told it heard; all the judge thread's alone.
+    replicas: those that are compared with it by a canary, itself among them; only canaries for which there are enough.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
     """
@@ -72,6 +76,7 @@ class Target:
     gpu: TargetGpu | None = None
     group: str | None = None
     peers: frozenset[str] = frozenset()
+    replicas: Mapping[str, frozenset[str]] = field(default_factory=dict)
     recycler: Recycler | None = None
     drain_s: float = 0.0
     ready_timeout_s: float = 600.0
@@ -81,6 +86,7 @@ class Target:
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
     latencies: dict[str, LatencyWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
+    tracks: dict[str, Track] = field(default_factory=dict)
     driver_finding: Finding | None = None
     version: str | None = None
     _baselines: dict[str, Baseline | None] = field(default_factory=dict)
@@ -88,6 +94,8 @@ class Target:
 
     def watches(self, subject: str) -> bool:
         """Whether verdicts about this subject can still come: a canary, or a worker or GPU where they are watched."""
+        if subject.startswith(PEERS):
+            return subject.removeprefix(PEERS) in self.replicas
         if subject.startswith("gpu "):  # no canary can have such a name
             return self.gpu is not None
         return subject in self.canaries or (subject.startswith("slot ") and self.workers is not None)

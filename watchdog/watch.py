@@ -12,6 +12,7 @@ from typing import overload
 
 from alerts.notifiers.delivery import Route
 from watchdog.config import Config
+from watchdog.replicas import replicas_of
 from watchdog.target import Target
 
 Inputs = Mapping[str, bytes]
@@ -117,15 +118,26 @@ class Current:
         self.watch = watch
         self.targets = TargetsNow(watch.targets)
         self.routes = RoutesNow(watch.routes)
+        _introduce(watch)
 
     def exchange(self, watch: Watch) -> None:
         """Use another one. What was kept learns who its peers are now."""
         self.watch = watch
         self.targets.exchange(watch.targets)
         self.routes.exchange(watch.routes)
-        for name, target in watch.targets.items():
-            target.peers = watch.peers[name]
+        _introduce(watch)
 
     def notifiers(self) -> list[str]:
         """The names of those who are told."""
         return [route.notifier.name for route in self.routes]
+
+
+def _introduce(watch: Watch) -> None:
+    """Have each target know who the others of its group are, and who is compared with it."""
+    for section in watch.config.target:
+        target = watch.targets[section.name]
+        found = {name: names for name in target.canaries if (names := replicas_of(watch.config, section, name))}
+        target.peers = watch.peers[section.name]
+        if found != target.replicas:
+            target.tracks.clear()  # what came while they were not compared is in the store alone
+        target.replicas = found

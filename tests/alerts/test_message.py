@@ -114,6 +114,26 @@ WRONG = an_incident(
     cause=Cause.VERSION_CHANGED,
     strikes=(2,),
 )
+BEHIND = an_incident(
+    Check.LATENCY,
+    Reason.SLOWER_THAN_PEERS,
+    {
+        "replica": 3,
+        "replicas": 4,
+        "gpu_type": "NVIDIA L4",
+        "peers": 3,
+        "ratio": 1.24,
+        "ratio_low": 1.17,
+        "ratio_high": 1.31,
+        "bursts": 60,
+        "floor_ratio": 1.22,
+        "p95_s": 0.062,
+        "peers_p95_s": 0.0503,
+        "differs": "model_version 2 (peers: 1)",
+    },
+    cause=Cause.UNKNOWN,
+    subject="peers default",
+)
 REMAP = an_incident(
     Check.GPU,
     Reason.MEMORY_REPAIR_PENDING,
@@ -161,6 +181,17 @@ def firing(incident: Incident, **more: object) -> Message:
             "Figures: floor ratio 1.30, control ratio 1.01, samples 50\n"
             'Done: Nothing: it would be recycled, but mode = "alert".\n' + NEXT,
             id="latency",
+        ),
+        pytest.param(
+            BEHIND,
+            "PAGE: chat is slower than its peers\n"
+            "Latency of chat (canary default): replica 3 of 4 is 24% slower than its 3 peers on the same GPU type,"
+            " NVIDIA L4 (interval 17% to 31%), p95 62 ms against 50.3 ms.\n"
+            "Since: 07:48 UTC, 12 min ago\n"
+            "Likely cause: not known\n"
+            "Figures: bursts 60, floor ratio 1.22, differs: model_version 2 (peers: 1)\n"
+            "Done: Nothing: only a fault of the model or its server is recycled.\n" + NEXT,
+            id="peers",
         ),
         pytest.param(
             LEAKING,
@@ -283,6 +314,17 @@ def test_the_end_says_how_long_it_lasted_and_what_helped() -> None:
         " The alert said: chat is slower than its baseline."
     )
     assert message.done.startswith("It was recycled and is well again")
+
+
+def test_the_end_of_a_comparison_speaks_of_the_peers() -> None:
+    """There may be no baseline that it could be back in; and where the GPU's type is not known none is claimed."""
+    over = replace(BEHIND, state=State.RESOLVED, status=Status.OK, good_in_a_row=3, resolved_at=NOW)
+    message = incident_message(over, Event.RESOLVED, why=StepReason.RECOVERED, now=NOW)
+    assert message.title == "RESOLVED: chat is no longer slower than its peers"
+    evidence = {**BEHIND.evidence, "gpu_type": None, "p95_s": None}
+    said = say_magnitude(Check.LATENCY, Reason.SLOWER_THAN_PEERS, (1,), evidence)
+    assert said == "replica 3 of 4 is 24% slower than its 3 peers (interval 17% to 31%)"
+    assert say_magnitude(Check.LATENCY, Reason.SLOWER_THAN_PEERS, (1,), {}) == ""
 
 
 def test_a_recycle_reports_figures_before_and_after() -> None:
@@ -430,6 +472,7 @@ class TestWords:
         not_troubles = {
             *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY, Reason.LEAK_GONE),
             *(Reason.NO_DATA, Reason.NO_BASELINE, Reason.TOO_FEW_SAMPLES, Reason.TAINTED, Reason.BASELINE_TOO_NOISY),
+            *(Reason.WITHIN_PEERS, Reason.TOO_FEW_PEERS, Reason.PEERS_DISAGREE),
             *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY, Reason.GPU_NOT_READ),
         }
         assert set(wording.TROUBLES) == set(Reason) - not_troubles

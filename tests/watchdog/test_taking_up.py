@@ -78,9 +78,10 @@ def bench(database: Database) -> Iterator[Bench]:
     [
         ("chat", "default", IncidentState.FIRING),
         ("chat", "old", IncidentState.RESOLVED),
+        ("chat", "peers default", IncidentState.RESOLVED),
         ("gone", "default", IncidentState.RESOLVED),
     ],
-    ids=["watched", "its canary is gone", "its target is gone"],
+    ids=["watched", "its canary is gone", "its peers are gone", "its target is gone"],
 )
 def test_incident_of_what_is_gone_is_closed(bench: Bench, target: str, subject: str, left: IncidentState) -> None:
     """No verdict can ever resolve it; the others go on."""

@@ -107,7 +107,7 @@ def test_page_allows_no_script(empty: Site) -> None:
     assert "script" not in policy
 
 
-@pytest.mark.parametrize("subject", ["renamed", "slot 0"])
+@pytest.mark.parametrize("subject", ["renamed", "slot 0", "peers default"])
 def test_verdicts_about_what_is_watched_no_longer_do_not_count(database: Database, subject: str) -> None:
     """A canary that was renamed, or a worker when processes are watched no more, makes nothing WORSE for ever."""
     site = Site(database, make_config(chat={}))

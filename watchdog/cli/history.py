@@ -65,7 +65,7 @@ def _print_changes(found: list[Verdict], *, since: str, json: bool) -> None:
     for v in found:
         out.print(f"{clock(v.at)}  ", end="")
         out.print(f"[{STYLES[v.status]}]{v.status:<8}[/]", end="")
-        out.print(f"{v.check:<13}{v.subject:<12}{v.reason}, cause {v.cause}, level {v.level}", markup=False)
+        out.print(f"{v.check:<13}{v.subject:<11} {v.reason}, cause {v.cause}, level {v.level}", markup=False)
 
 
 def _print_steps(canaries: list[CanaryStep], workers: list[WorkerStep], *, since: str, json: bool) -> None:

@@ -79,7 +79,7 @@ def _print_status(target: TargetStatus) -> None:
     for v in target.verdicts:
         blame = f", cause {v.cause}, level {v.level}" if v.status is Status.WORSE else ""
         since = duration(now - (v.since or v.at))
-        out.print(f"    {v.check:<13}{v.subject:<12}{v.status:<8}{v.reason}{blame}, for {since}", markup=False)
+        out.print(f"    {v.check:<13}{v.subject:<11} {v.status:<8}{v.reason}{blame}, for {since}", markup=False)
     for c in target.canaries:
         baseline = "no baseline"
         if c.baseline_p95_s is not None:
