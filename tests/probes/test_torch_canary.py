@@ -675,14 +675,6 @@ def test_kernel_takes_the_worker_before_the_server() -> None:
 # CUDA.
 
 
-@pytest.fixture
-def cuda() -> None:
-    if not torch.cuda.is_available():
-        if os.environ.get("REQUIRE_GPU") == "1":
-            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
-        pytest.skip("torch sees no CUDA device")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["toy.py:make", "net.pt2", "net.pt"])
 def test_cuda_is_timed_by_events_and_its_memory_told(
