@@ -223,8 +223,8 @@ def record(plan: Plan, folder: Path) -> dict[str, object]:
             served.burn(count)
             if blocks and number == onset:
                 served.switch(blocks, plan.share)
-            due = max(due + EVERY_S, time.perf_counter())
-            time.sleep(due - time.perf_counter())
+            due = max(due + EVERY_S, time.perf_counter())  # after a long burst the next ones come no sooner
+            time.sleep(max(0.0, due - time.perf_counter()))
             before, began = served.look(), time.perf_counter()
             burst = served.burst()
             took_s, after = time.perf_counter() - began, served.look()
