@@ -22,6 +22,7 @@ ABOUT = {
     "agent": "what the agent costs the process it is in",
     "leak": "leaks, and what only looks like them",
     "leak_recorded": "the same of a real server, as recorded",
+    "detection_recorded": "a slower model on a busy machine, as recorded",
     "store": "a year of history",
     "crash": "kill -9 at random moments",
     "fuzz": "hostile bytes for whatever reads them",

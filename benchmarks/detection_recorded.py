@@ -165,7 +165,7 @@ def _is_found(of: Outcome) -> bool:
 
 def _goals(judged: Mapping[Trace, Mapping[str, Outcome]]) -> list[report.Goal]:
     goals = []
-    for host in ("contended", "quiet"):
+    for host in ("contended", "shared"):
         mine = [(t, outcomes[OURS]) for t, outcomes in judged.items() if t.host == host and not t.tuning]
         still = [of for trace, of in mine if trace.onset is None]
         steps = [of for trace, of in mine if trace.change in STEPS]

@@ -1,7 +1,7 @@
 """Records the latencies of `regressing_server.py` as the daemon's own canary measures them, its control beside each.
 
 A burst each EVERY_S stands for one a minute, and so the files say. On a contended host other processes burn the cores
-in blocks of 6 to 15 bursts; a quiet one is left to whoever else is there. The change comes at a random burst, 120 to
+in blocks of 6 to 15 bursts; a shared one is left to whoever else is there. The change comes at a random burst, 120 to
 200 after the baseline. `python -m benchmarks.regression_recorder [SEED...]`: two to three minutes a trace.
 
 In each folder: SEED.csv.gz in the format of `watchdog replay` (load: CPU seconds a second of the server's process while
@@ -54,7 +54,7 @@ BURN = "block = bytearray(4_000_000)\nwhile True:\n    for i in range(0, len(blo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One trace to record. change: "none", "+20 %", "+30 %" or "p95 only"."""
+    """One trace to record. host: "contended" or "shared". change: "none", "+20 %", "+30 %" or "p95 only"."""
 
     seed: int
     host: str
@@ -83,7 +83,7 @@ PLANS = tuple(
     for seed, (host, change) in enumerate(
         [("contended", change) for change in ("none", "+20 %", "p95 only", "+30 %", "none", "+20 %") for _ in range(2)]
         + [("contended", change) for change in ("none", "none", "+30 %", "p95 only")]
-        + [("quiet", change) for change in ("none", "+20 %", "+30 %", "none", "+20 %", "none")]
+        + [("shared", change) for change in ("none", "+20 %", "+30 %", "none", "+20 %", "none")]
     )
 )
 """In pairs, of which one is for tuning; what they are most needed for comes first."""
