@@ -21,7 +21,7 @@ ABOUT = {
     "effect": "what canaries cost the server",
     "agent": "what the agent costs the process it is in",
     "detection": "slower canaries, and what is only noise",
-    "detection_recorded": "the same of a real server, as recorded",
+    "detection_recorded": "a slower model on a busy machine, as recorded",
     "gate": "a slower version, told at the deploy",
     "leak": "leaks, and what only looks like them",
     "leak_recorded": "the same of a real server, as recorded",
