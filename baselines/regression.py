@@ -24,7 +24,7 @@ from baselines.floor import Floor, Lift, floor_of, lowest
 from baselines.load import LoadHistory, Paced, is_more_work
 from baselines.noise import count_slow, location, noise_of
 from baselines.quantiles import quantile, quantile_ratio
-from baselines.scan import CENTER, KEPT, LONGEST, SHORTEST, WANDER, Channel, Scan
+from baselines.scan import CENTER, KEPT, LONGEST, SHORTEST, TAIL, WANDER, Channel, Scan
 from baselines.seen import Seen, pool, see
 from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict
 from baselines.witness import Signs, crowding
@@ -33,11 +33,10 @@ from probes.messages import Burst
 FLOOR_WINDOWS = (10, 15, 20, 30, 60)  # bursts
 FLOOR_EVIDENCE = 4.5 / 4.75  # of the policy's
 FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without a control, and over it
-BACK_BURSTS = 5  # fifty requests: a whole shift that is over leaves none of them above the gate
-BACK_TAIL_BURSTS = 15  # where one request in eight was slow, fifty may show none by chance
 PATIENCE = 3  # bursts
 SPELL, QUIET_SD = 16, 0.06  # bursts; of burst locations, in logs: a machine without such spells at baseline
-TAIL, LIKE_SLOW = 0.05, 1.5  # beyond p95, by definition; times as many slow requests as at like load are more
+LIKE_SLOW = 1.5  # times as many slow requests as at like load are more
+SHOWN_BURSTS = 5  # while all is well
 MEASURED_BURSTS = 20  # the newest of a run say how slow it is now; the interval hardly narrows beyond them
 _WHOLE, _TAIL = 2 / 3, 1 / 3  # share of the p95's move (in logs) that the floor shared: all requests, or the slowest
 
@@ -222,8 +221,7 @@ class LatencyWatch:
         if alarm.found_by is FoundBy.FLOOR:
             lift, line, _ = self._lift(FLOOR_WINDOWS[0])
             return lift is not None and lift.rise < line / 2
-        bursts = BACK_BURSTS if alarm.found_by is FoundBy.LOCATION else BACK_TAIL_BURSTS
-        return self._scan.bursts >= bursts and not self._scan.still(bursts)
+        return self._scan.is_back(Channel(alarm.found_by.value), len(self._run(alarm)))
 
     def _lifted(self) -> tuple[int, float] | None:
         """The window whose floor rose for certain, and how certain; None when none did."""
@@ -275,7 +273,7 @@ class LatencyWatch:
             return self._worse(within, self.alarm, newest.provenance, self.baseline)
         if len(self._seen) < SHORTEST:
             return replace(within, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES, evidence=self._needed(newest))
-        measured = self._measure(list(self._seen)[-BACK_BURSTS:], self.baseline)
+        measured = self._measure(list(self._seen)[-SHOWN_BURSTS:], self.baseline)
         if self._bursts_missing > 0:
             more = {"bursts_needed": self._bursts_missing} if math.isfinite(self._bursts_missing) else {}
             reason = Reason.BASELINE_TOO_NOISY

@@ -36,6 +36,8 @@ CLIP = 1.35  # of the threshold's rise: what one burst can say at most
 GATE = 0.75  # of the threshold
 CLEARLY, HALFWAY = 0.8, 0.5  # of the threshold's rise: a burst that agrees
 AGREEING = 0.75  # share of the bursts of a longer window
+BACK_WINDOWS, BACK_TAIL_WINDOWS = np.array([5, 8, 15, 30]), np.array([15, 30])
+TAIL = 0.05  # of requests are beyond p95, by definition
 SHORT = 5  # a window below it must agree wholly
 FEW_SLOW = 0.1  # of a burst's requests: so many, one at least, make it one of those that agree
 TAIL_CAUTION = 1.1  # what a deviation costs here: heavy tails are further from any model than locations are
@@ -157,10 +159,22 @@ class Scan:
             since[channel] = full[best]
         return Score(z=z, bursts=since, hint=np.maximum.reduce(hints))
 
-    def still(self, bursts: int) -> npt.NDArray[np.bool_]:
-        """Whether the p95 of so many of the newest bursts is above the gate; of what there is, if there are fewer."""
-        newest = self._sums[self._filled] - self._sums[self._filled - min(bursts, self.bursts)]
-        return np.asarray(_gate(newest[None])[0])
+    def is_back(self, channel: Channel, since: int) -> bool:
+        """Whether the newest bursts are surely not that slow any more; since: how many came since it began.
+
+        So in one of a few windows: the mean shift below half of the threshold's rise, by two standard errors, or less
+        than 5 % of the requests slow, by three. What only may be back is not, or a slowdown that lasts would end by chance. For a
+        single stream.
+        """
+        windows = BACK_WINDOWS if channel is Channel.LOCATION else BACK_TAIL_WINDOWS
+        full = windows[windows <= min(since, self.bursts)]
+        sums = self._sums[self._filled] - self._sums[self._filled - full]
+        if channel is Channel.LOCATION:
+            highest = sums[:, _Sum.SHIFT] / sums[:, _Sum.WEIGHT] + 2 / np.sqrt(sums[:, _Sum.WEIGHT])
+            return bool((highest < HALFWAY * self._noise.rise).any())
+        slow, of, _ = (sums[:, index] for index in _COUNTS[channel])
+        share = slow / of
+        return bool((share + 3 * np.sqrt(np.maximum(share, 1 / of) / of) < TAIL).any())
 
     def _location(
         self, sums: Floats, windows: npt.NDArray[np.int64], _: Channel
@@ -230,5 +244,5 @@ def spread_of(spread: Floats | float, size: float, count: int) -> Floats:
 
 
 def _gate(sums: Floats) -> npt.NDArray[np.bool_]:
-    passed: npt.NDArray[np.bool_] = sums[:, _Sum.GATE] > 0.05 * sums[:, _Sum.REQUESTS]
+    passed: npt.NDArray[np.bool_] = sums[:, _Sum.GATE] > TAIL * sums[:, _Sum.REQUESTS]
     return passed
