@@ -163,8 +163,8 @@ class Scan:
         """Whether the newest bursts are surely not that slow any more; since: how many came since it began.
 
         So in one of a few windows: the mean shift below half of the threshold's rise, by two standard errors, or less
-        than 5 % of the requests slow, by three. What only may be back is not, or a slowdown that lasts would end by chance. For a
-        single stream.
+        than 5 % of the requests slow, by three. What only may be back is not, or a slowdown that lasts would end by
+        chance. For a single stream.
         """
         windows = BACK_WINDOWS if channel is Channel.LOCATION else BACK_TAIL_WINDOWS
         full = windows[windows <= min(since, self.bursts)]
