@@ -18,7 +18,7 @@ MAKEFLAGS += --no-print-directory
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test bench lint format wheels clean
+.PHONY: help demo test bench gpu lint format wheels clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -32,6 +32,9 @@ test: lint ## format check, lint, types, import contracts, tests
 bench: $(VENV)/bench.stamp ## an hour of benchmarks, each figure against its goal; results in benchmarks/results
 	@.ci/install-debian prometheus-blackbox-exporter || echo "blackbox_exporter is left out of the comparison"
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+gpu: $(VENV)/test.stamp ## tests and benchmark that need an NVIDIA GPU; a quarter of an hour on one
+	@REQUIRE_GPU=1 $(BIN)/pytest -m gpu $(PYTEST_ARGS); tested=$$?; $(BIN)/python -m benchmarks.bench gpu && exit $$tested
 
 lint: $(VENV)/test.stamp ## everything of `make test` but the tests
 	@$(BIN)/ruff format --check

@@ -87,7 +87,7 @@ def _compare(
     said = f"{canary} at {ratio:.2f} x its baseline"
     if ratio <= policy.line:
         return Recovery(recovered=True, detail=said, evidence=evidence)
-    if reason != Reason.REGRESSED and is_the_machines(bursts, baseline, policy):
+    if reason != Reason.REGRESSED and is_the_machines(bursts, baseline):
         detail = f"{said}, but so is its control: the machine is busy"
         return Recovery(recovered=True, detail=detail, evidence=evidence)
     return Recovery(recovered=False, detail=f"canary {canary} is still {ratio:.2f} x its baseline", evidence=evidence)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 
 import numpy as np
 
+from baselines.floor import floor_of
+from baselines.noise import Prior
 from baselines.quantiles import Groups, quantile, quantile_bounds
+from probes.facts import LOAD
 from probes.messages import Burst, Identity, Outcome, Output, Sample
 
 MIN_BURSTS = 3  # fewer share one moment of the machine
@@ -27,6 +30,9 @@ class Baseline:
     id: the store's; None before it is stored. label: a person's words. provisional: the daemon took it by itself.
     bursts: judged latencies in seconds, one non-empty tuple per burst, oldest first; at least one burst.
     controls: the same for the control requests; empty without a control.
+    facts: of each burst what was known beside it (`probes.facts`); empty where it was not kept.
+    since: when it became the active one; None where it is not known to be.
+    prior: what the baselines before it tell of the noise; None for the first of its identity.
     golden: the answer to compare later answers with, its values included; None when it could not be read.
     """
 
@@ -41,6 +47,14 @@ class Baseline:
     golden: Output | None = None
     bursts: Groups
     controls: Groups = ()
+    facts: tuple[Mapping[str, float], ...] = ()
+    since: float | None = field(default=None, compare=False)
+    prior: Prior | None = None
+
+    @property
+    def loads(self) -> list[float]:
+        """Of the bursts that knew it: how many requests the target had waiting or in progress."""
+        return [facts[LOAD] for facts in self.facts if LOAD in facts]
 
     @property
     def samples(self) -> int:
@@ -95,15 +109,6 @@ def _summarise(bursts: Groups) -> _Summary:
     )
 
 
-def floor_of(bursts: Sequence[Sequence[float]]) -> float:
-    """The 20 % quantile of the bursts' fastest requests, in the unit given; at least one burst, none empty.
-
-    Contention stretches the top of a burst and leaves its fastest request alone; slower code lifts that too. Measured
-    on a contended two-core host: +20 to +30 % were found by it where medians missed a third.
-    """
-    return quantile([min(burst) for burst in bursts], 0.2)
-
-
 class NotReadyReason(StrEnum):
     """Why no baseline can be taken from these bursts."""
 
@@ -137,7 +142,8 @@ def gather(
     or when too few samples are left.
     """
     _refuse_failures(bursts)
-    judged = tuple(latencies for burst in bursts if (latencies := latencies_of(burst.judged)))
+    usable = [burst for burst in bursts if burst.judged]
+    judged = tuple(latencies_of(burst.judged) for burst in usable)
     count = sum(len(latencies) for latencies in judged)
     if len(judged) < min_bursts or count < MIN_SAMPLES:
         raise NotReady(
@@ -155,7 +161,8 @@ def gather(
         provenance={key: value for burst in bursts for key, value in burst.provenance.items()},
         golden=next((burst.output for burst in reversed(bursts) if burst.output is not None), None),
         bursts=judged,
-        controls=tuple(controls for burst in bursts if (controls := controls_of(burst.judged))),
+        controls=tuple(controls for burst in usable if (controls := controls_of(burst.judged))),
+        facts=tuple(dict(burst.facts) for burst in usable) if any(burst.facts for burst in usable) else (),
     )
 
 

@@ -5,13 +5,14 @@ Values go in and out as dataclasses; rows never leave this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection, Row, desc, insert, select
 
 from baselines import schema
 from baselines.baseline import Baseline
+from baselines.noise import Prior
 from baselines.packing import restore_output, state_fields
 from probes.messages import Identity
 
@@ -30,6 +31,8 @@ def save_baseline(connection: Connection, baseline: Baseline) -> Baseline:
             golden=state_fields(baseline.golden) if baseline.golden else None,
             bursts=[list(b) for b in baseline.bursts],
             controls=[list(c) for c in baseline.controls],
+            facts=[dict(f) for f in baseline.facts] or None,
+            prior=asdict(baseline.prior) if baseline.prior else None,
         )
     )
     key = result.inserted_primary_key
@@ -50,7 +53,8 @@ def promote(connection: Connection, baseline: Baseline, *, at: float, by: str, w
 def active_baseline(connection: Connection, target: str, canary: str) -> Baseline | None:
     """The baseline promoted last; None before the first."""
     found = promotions(connection, target, canary, limit=1)
-    return get_baseline(connection, found[0].baseline_id) if found else None
+    baseline = get_baseline(connection, found[0].baseline_id) if found else None
+    return None if baseline is None else replace(baseline, since=found[0].at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,4 +106,6 @@ def _baseline(row: Row[Any]) -> Baseline:
         golden=restore_output(row.golden),
         bursts=tuple(tuple(b) for b in row.bursts),
         controls=tuple(tuple(c) for c in row.controls),
+        facts=tuple(row.facts or ()),
+        prior=Prior(**row.prior) if row.prior else None,
     )

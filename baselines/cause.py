@@ -6,17 +6,22 @@ recycle of the server would cure, and gets the cause `unknown`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+from baselines.control import CLOSE_WANDER
 from baselines.gpu_signals import SIGNALS, Recycle
 from baselines.gpu_slowing import SLOWING
 from baselines.gpu_view import Finding
 from baselines.verdict import Cause, Check, Level, Status, Verdict
+from baselines.witness import Signs
 from probes.messages import Burst, Family, Outcome
 
-FLOOR_SHARE = 0.5  # of the threshold: +10 % of floor over the control's told all real slowdowns of a contended host
-CONTROL_MOVED = 1.05  # a quiet control stays within this of its baseline's median
+FLOOR_SHARE = 0.5  # of the threshold's rise: what a floor must have risen by
+SURE = 4.0  # deviations, of the floor over the control's
+SHARED = 1 / 3  # of the canary's shift: a busy machine holds up the longer request more often, and the control less
+HELD = 20  # bursts
 WORKING_CPU = 0.5  # CPU seconds per second: above it a worker that does not answer is working, not waiting
 BEFORE_S, AFTER_S = 900.0, 300.0  # how long before or after a slowdown what explains it may have begun
 
@@ -30,29 +35,47 @@ def level_of(cause: Cause) -> Level:
     return Level.INFO if cause in (Cause.LOAD, Cause.ENVIRONMENT) else Level.PAGE
 
 
-def latency_cause(
-    *,
-    changed: Mapping[str, object],
-    floor_ratio: float,
-    control_floor_ratio: float | None,
-    control_ratio: float | None,
-    threshold: float,
-) -> Cause:
-    """The cause of a slowdown, from what moved, run over baseline; None without a control on both sides.
+def latency_cause(signs: Signs, *, changed: bool, threshold: float) -> Cause:
+    """The cause of a slowdown, from what moved beside it.
 
-    changed: provenance fields that differ from the baseline. floor_ratio, control_floor_ratio: of the fastest requests
-    of the canary and of its control (`baseline.floor_of`). control_ratio: of the control's median.
-    The model is to blame when its floor rose over the control's by half of the threshold: code got slower, the machine
-    did not. Else, when the control got slower too, the machine did; and when nothing but the canary's upper part moved,
-    it is not known, for a busy machine hits the longer request first.
+    changed: whether a version differs from the baseline's. Load comes first, for work explains whatever it delays.
+    The model is to blame when its floor rose by FLOOR_SHARE of the threshold, over the control's and for certain: code
+    got slower, the machine did not. Else, when the control got slower too, or the machine is busier than it was, the
+    machine is. When all but the fastest requests got slower, they wait for something: others' requests, if nothing else
+    is known. Without a control a floor that rose says nothing of whose fault it is.
     """
     if changed:
         return Cause.VERSION_CHANGED
-    if control_floor_ratio is None or control_ratio is None:
-        return Cause.UNKNOWN
-    if floor_ratio / control_floor_ratio >= 1 + FLOOR_SHARE * threshold:
+    if signs.busier:
+        return Cause.LOAD
+    line = FLOOR_SHARE * math.log1p(threshold)
+    over, shared = signs.floor_over_control, signs.control_share
+    if over is not None and over.rise >= line and over.z(wander=CLOSE_WANDER) >= SURE:
         return Cause.MODEL
-    return Cause.ENVIRONMENT if control_ratio >= CONTROL_MOVED else Cause.UNKNOWN
+    if shared is not None and shared >= SHARED:
+        return Cause.ENVIRONMENT
+    stayed = signs.floor.rise + 2 * signs.floor.error < line
+    if stayed and signs.crowded is not None:
+        return Cause.ENVIRONMENT
+    return Cause.LOAD if stayed and signs.whole and signs.busier is None else Cause.UNKNOWN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blame:
+    """The cause of a slowdown that stands. ago: bursts since it was last found."""
+
+    cause: Cause = Cause.UNKNOWN
+    ago: int = 0
+
+    def follow(self, found: Cause) -> Blame:
+        """After another burst, for which that cause was found.
+
+        What explained it does so for HELD bursts more: a machine that is no longer busy has left its slow bursts in the
+        windows. Only a floor that rose for certain overrules what was found before.
+        """
+        if found is Cause.MODEL or found is Cause.VERSION_CHANGED or self.cause is Cause.UNKNOWN or self.ago >= HELD:
+            return Blame(cause=found)
+        return Blame(cause=self.cause, ago=0 if found is self.cause else self.ago + 1)
 
 
 def is_working(burst: Burst) -> bool:

@@ -32,7 +32,7 @@ from dataclasses import replace
 from baselines.cause import level_of
 from baselines.lineup import Lineup, Paces, line_up
 from baselines.pace import Pace
-from baselines.regression import MIN_JUDGED_SHARE
+from baselines.seen import MIN_JUDGED_SHARE
 from baselines.verdict import PEERS, Cause, Check, Evidence, Level, Reason, Status, Verdict
 from probes.messages import Burst, Outcome
 

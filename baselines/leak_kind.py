@@ -15,6 +15,7 @@ import numpy as np
 from baselines.quantiles import Floats
 
 FLAT_SHARE = 0.25  # of the reserved memory's slope: an allocated slope below it does not explain it
+PART_SHARE = 0.5  # of the device's slope: a part of it that grows by so much is what grows
 TRIMMED_SHARE = 0.5  # of the growth: what was given back on request was never lost
 SHAPES_SHARE = 0.7  # of the growth, explained by new shapes
 MIN_SHAPES = 8  # new ones in the window; fewer are chance
@@ -52,6 +53,8 @@ def kind_of(figure: str, slopes: Mapping[str, float], *, gain: float, trimmed: f
     slopes: of each figure that is known, in bytes per second. gain: of the leak so far, bytes. trimmed: the most that a
     trim gave back while it grew, bytes. by_shapes: see `follows_shapes`.
     """
+    if figure == "gpu_used_bytes":
+        figure = _part(slopes)
     if figure == "host_anon_bytes" and gain > 0 and trimmed >= TRIMMED_SHARE * gain:
         return LeakKind.RETENTION
     if by_shapes and figure in ("host_anon_bytes", "allocated_bytes", "reserved_bytes"):
@@ -59,6 +62,13 @@ def kind_of(figure: str, slopes: Mapping[str, float], *, gain: float, trimmed: f
     if figure == "reserved_bytes" and slopes.get("allocated_bytes", 0.0) >= FLAT_SHARE * slopes["reserved_bytes"]:
         return LeakKind.TENSORS
     return _OF_FIGURE[figure]
+
+
+def _part(slopes: Mapping[str, float]) -> str:
+    """The part of the device's figure that grows, where an agent says what torch reserved; else the whole."""
+    parts = ("reserved_bytes", "outside_torch_bytes")
+    grows = max(parts, key=lambda part: slopes.get(part, 0.0))
+    return grows if slopes.get(grows, 0.0) >= PART_SHARE * slopes["gpu_used_bytes"] else "gpu_used_bytes"
 
 
 def follows_shapes(floors: Floats, shapes: Floats) -> bool:

@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 from baselines.baseline import latencies_of
 from baselines.cause import level_of
 from baselines.quantiles import quantile
-from baselines.regression import enough_judged
+from baselines.seen import enough_judged
 from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict, worst
 from probes.messages import Burst, MemorySample
 
-LIMIT_BURSTS = (
-    5  # pooled for a p95; most of them must exceed the limit, so that one bad burst is not five minutes' news
-)
+LIMIT_BURSTS = 5  # pooled for a p95; most of them must exceed the limit, or one bad burst is five minutes' news
+LIMIT_WINDOW = 60  # among how many bursts those are looked for; the others may have failed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

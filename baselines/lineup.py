@@ -11,7 +11,7 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 
-from baselines.baseline import floor_of
+from baselines.floor import floor_of
 from baselines.pace import Pace
 from baselines.quantiles import Floats, inflation, quantile
 

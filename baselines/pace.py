@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from baselines.baseline import latencies_of
-from baselines.regression import enough_judged
+from baselines.seen import enough_judged
 from probes.messages import Burst, Identity
 
 FASTEST, SLOWEST = 0.1, 0.2  # shares of a burst left out of its location: luck at one end, stalls at the other

@@ -33,6 +33,21 @@ class Ratio:
     low: float | None
     high: float | None
 
+    def lies_above(self, limit: float) -> bool:
+        """Whether the whole interval is at or above the limit; never without an interval."""
+        return self.low is not None and self.low >= limit
+
+    def lies_below(self, limit: float) -> bool:
+        """Whether the whole interval is below the limit; never without an interval."""
+        return self.high is not None and self.high < limit
+
+    def stretched(self, by: float) -> Ratio:
+        """The same with an interval whose ends are so many times as far from the estimate, in logs."""
+        if self.low is None or self.high is None:
+            return self
+        low, high = (self.estimate * (end / self.estimate) ** by for end in (self.low, self.high))
+        return Ratio(estimate=self.estimate, low=low, high=high)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slope:
@@ -99,9 +114,30 @@ def quantile_ratio(new: Groups, old: Groups, q: float) -> Ratio:
     estimate = quantile(_pool(new), q) / quantile(_pool(old), q)
     if min(len(new), len(old)) < 2:
         return Ratio(estimate=estimate, low=None, high=None)
-    deviations = np.sort(_deviations(new, q, _SEED_NEW) - _remembered_deviations(old, q, _SEED_OLD))
-    low, high = (deviations[_rank(RESAMPLES, share) - 1] for share in (0.025, 0.975))
-    return Ratio(estimate=estimate, low=float(estimate * math.exp(low)), high=float(estimate * math.exp(high)))
+    return _bounded(estimate, _ratio_deviations(new, old, q))
+
+
+def quantile_ratio_over(canary: tuple[Groups, Groups], control: tuple[Groups, Groups], q: float) -> Ratio:
+    """`quantile_ratio` of a canary over that of its control, bounded alike; each is (new, old).
+
+    Where both have as many bursts they are drawn together, so that what moves both in a burst cancels.
+    """
+    own, other = quantile_ratio(*canary, q), quantile_ratio(*control, q)
+    estimate = own.estimate / other.estimate
+    if own.low is None or other.low is None:
+        return Ratio(estimate=estimate, low=None, high=None)
+    return _bounded(estimate, _ratio_deviations(*canary, q) - _ratio_deviations(*control, q))
+
+
+def _ratio_deviations(new: Groups, old: Groups, q: float) -> Floats:
+    deviations: Floats = _deviations(new, q, _SEED_NEW) - _remembered_deviations(old, q, _SEED_OLD)
+    return deviations
+
+
+def _bounded(estimate: float, deviations: Floats) -> Ratio:
+    ordered = np.sort(deviations)
+    low, high = (float(ordered[_rank(RESAMPLES, share) - 1]) for share in (0.025, 0.975))
+    return Ratio(estimate=estimate, low=estimate * math.exp(low), high=estimate * math.exp(high))
 
 
 def _pool(groups: Groups) -> Floats:
@@ -159,10 +195,17 @@ def sen_slope(times: Floats, values: Floats, *, min_inflation: float = 1.0) -> S
 def inflation(residuals: Floats) -> float:
     """Of a trend's variance, by residuals that hang together: see `sen_slope`. 1 for up to 4 of them."""
     count = len(residuals)
-    centred = residuals - residuals.mean()
+    if count <= 4:
+        return 1.0
+    phi = min(max(lag_one(residuals), 0.0), 0.9)
+    return (1 + phi) / (1 - phi)
+
+
+def lag_one(values: Floats) -> float:
+    """The correlation of neighbours, corrected for a small sample; 0 for up to 4 values and for equal ones."""
+    count = len(values)
+    centred = values - values.mean()
     power = float(centred @ centred)
     if count <= 4 or power == 0.0:
-        return 1.0
-    phi = (count * float(centred[1:] @ centred[:-1]) / power + 1) / (count - 4)
-    phi = min(max(phi, 0.0), 0.9)
-    return (1 + phi) / (1 - phi)
+        return 0.0
+    return (count * float(centred[1:] @ centred[:-1]) / power + 1) / (count - 4)

@@ -39,10 +39,11 @@ class ReplayError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """One row of a latency recording. burst: its name in the file, None without one."""
+    """One row of a latency recording. burst: its name in the file, None without one; load: of the target, likewise."""
 
     sample: Sample
     burst: str | None = None
+    load: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,14 +104,13 @@ def read_latency_csv(lines: Iterable[str]) -> Recording[Request]:
     ok = 0 is a failed request, which needs no latency; without `ok`, a reason other than "good" says the same.
     reason: one of the outcomes; any other word is kept as the detail of an unexpected answer.
     """
-    rows, notes = _read(lines, required=("time", "latency_s"), optional=_LATENCY_OPTIONAL, unused=("load",))
+    rows, notes = _read(lines, required=("time", "latency_s"), optional=_LATENCY_OPTIONAL)
     points = []
     for row, at in _ascending(rows):
         outcome, detail = _outcome(row)
         latency_s = row.latency_s("latency_s")
         if latency_s is None and outcome is Outcome.GOOD:
             raise ReplayError(f"line {row.line}: latency_s is missing (only a failed request, ok = 0, may lack it)")
-        row.load("load")
         sample = Sample(
             at=at,
             outcome=outcome,
@@ -119,7 +119,7 @@ def read_latency_csv(lines: Iterable[str]) -> Recording[Request]:
             life=row.text("worker"),
             detail=detail,
         )
-        points.append(Request(sample=sample, burst=row.text("burst")))
+        points.append(Request(sample=sample, burst=row.text("burst"), load=row.load("load")))
     return Recording(points=_some(points), notes=notes)
 
 
@@ -155,7 +155,7 @@ def read_memory_csv(lines: Iterable[str]) -> Recording[MemorySample]:
 
 
 def _read(
-    lines: Iterable[str], *, required: tuple[str, ...], optional: tuple[str, ...], unused: tuple[str, ...] = ()
+    lines: Iterable[str], *, required: tuple[str, ...], optional: tuple[str, ...]
 ) -> tuple[Iterator[_Row], tuple[str, ...]]:
     numbered = _numbered(lines)
     _, header = next(numbered, (1, []))
@@ -168,7 +168,6 @@ def _read(
     notes = [
         f"column {_shown(name)} is not known and not used" for name in columns if name not in (*required, *optional)
     ]
-    notes += [f"column {name!r} is checked but not used in judging" for name in columns if name in unused]
     return _rows(numbered, columns), tuple(notes)
 
 

@@ -7,17 +7,18 @@ summary `rows` counts all data rows, `worse` how often the verdict turned WORSE,
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from statistics import median
 from typing import Any, TypeVar
 
 from baselines.baseline import Baseline, NotReady, gather
 from baselines.leak import LeakPolicy, LeakWatch
 from baselines.recording import NAME, ReplayError, Request
-from baselines.regression import RegressionPolicy, judge_latency
+from baselines.regression import LatencyWatch, RegressionPolicy
 from baselines.verdict import Check, Level, Status, Verdict
-from probes.messages import Burst, Identity, MemorySample, Outcome, Sample
+from probes.facts import LOAD
+from probes.messages import Burst, Identity, MemorySample, Outcome
 
 SCHEMA = 1
 BURST_GAP_S = 5.0  # requests further apart than this belong to different bursts, unless the file names its bursts
@@ -111,14 +112,14 @@ def _parse(text: str, kind: str) -> float | None:
 
 def _group(requests: Sequence[Request], *, like: Baseline | None) -> Iterator[tuple[int, Burst]]:
     """(index of its last request, burst) for each burst."""
-    samples: list[Sample] = []
+    gathered: list[Request] = []
     for index, request in enumerate(requests):
-        if samples and _starts_burst(requests[index - 1], request):
-            yield index - 1, _burst(samples, like)
-            samples = []
-        samples.append(request.sample)
-    if samples:
-        yield len(requests) - 1, _burst(samples, like)
+        if gathered and _starts_burst(requests[index - 1], request):
+            yield index - 1, _burst(gathered, like)
+            gathered = []
+        gathered.append(request)
+    if gathered:
+        yield len(requests) - 1, _burst(gathered, like)
 
 
 def _starts_burst(previous: Request, request: Request) -> bool:
@@ -127,22 +128,25 @@ def _starts_burst(previous: Request, request: Request) -> bool:
     return request.burst != previous.burst
 
 
-def _burst(samples: list[Sample], like: Baseline | None) -> Burst:
+def _burst(requests: Sequence[Request], like: Baseline | None) -> Burst:
+    samples = tuple(request.sample for request in requests)
+    loads = [request.load for request in requests if request.load is not None]
     return Burst(
         target=like.target if like else NAME,
         canary=like.canary if like else NAME,
         at=samples[0].at,
-        samples=tuple(samples),
+        samples=samples,
         identity=like.identity if like else Identity(input_hash=NAME),
         provenance=like.provenance if like else {},
+        facts={LOAD: median(loads)} if loads else {},
     )
 
 
 def _judge_bursts(bursts: Iterable[Burst], baseline: Baseline | None, policy: RegressionPolicy) -> Iterator[Verdict]:
-    window: deque[Burst] = deque(maxlen=policy.window)
+    watch = LatencyWatch(baseline, policy)
     for burst in bursts:
-        window.append(burst)
-        yield judge_latency(list(window), baseline, policy, now=burst.samples[-1].at)
+        watch.take(burst)
+        yield watch.judge(now=burst.samples[-1].at)
 
 
 def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:

@@ -160,6 +160,8 @@ baselines = Table(
     Column("golden", JSON),
     Column("bursts", JSON, nullable=False),  # latencies in seconds, one list per burst
     Column("controls", JSON, nullable=False),  # the same for the control canary; [] without one
+    Column("facts", JSON),  # of each burst, by name; NULL where they were not kept
+    Column("prior", JSON),  # what former baselines tell of the noise
     Index("ix_baselines_target_canary", "target", "canary"),  # in the order they were stored, as is the next
 )
 

@@ -61,6 +61,7 @@ class Reason(StrEnum):
     NO_BASELINE = "no_baseline"
     TOO_FEW_SAMPLES = "too_few_samples"
     TAINTED = "tainted"
+    BASELINE_TOO_NOISY = "baseline_too_noisy"
     IDENTITY_CHANGED = "identity_changed"
     WARMING_UP = "warming_up"
     BUSY = "busy"

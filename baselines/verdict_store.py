@@ -56,6 +56,17 @@ def verdict_history(connection: Connection, target: str, *, since: float = 0.0, 
     return [_verdict(row) for row in rows]
 
 
+def last_change(connection: Connection, target: str, check: Check, subject: str) -> tuple[Verdict | None, float | None]:
+    """The last verdict of a subject that it is WORSE, and when it was OK again; None: never, or not yet."""
+    v = schema.verdicts.c
+    about = (v.target == target, v.check == check, v.subject == subject)
+    newest = select(schema.verdicts).where(*about, v.status == Status.WORSE).order_by(desc(v.at), desc(v.id)).limit(1)
+    if (row := connection.execute(newest).one_or_none()) is None:
+        return None, None
+    over = select(v.at).where(*about, v.status == Status.OK, v.at >= row.at, v.id > row.id).order_by(v.at).limit(1)
+    return _verdict(row), connection.execute(over).scalar()
+
+
 def last_of_former_life(connection: Connection, target: str, subject: str, life: str) -> Verdict | None:
     """The last verdict on the memory of another life than this in its slot; None when there was none."""
     v = schema.verdicts.c

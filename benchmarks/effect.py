@@ -17,13 +17,14 @@ import random
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from baselines import burst_store
 from baselines.database import open_database
+from baselines.quantiles import Floats
 from benchmarks import report
 from benchmarks.watched import HERE, Child, Daemon, answers, free_port, scratch_folder, wait_until
 from probes.messages import Burst
@@ -129,43 +130,62 @@ def met_a_burst(asked: Asked, bursts: Sequence[Burst]) -> bool:
 class Block:
     """Latencies in seconds of one minute: those that met a burst, and the others."""
 
-    beside: list[float] = field(default_factory=list)
-    apart: list[float] = field(default_factory=list)
+    beside: Floats
+    apart: Floats
 
 
 def blocks(found: Sequence[Asked], bursts: Sequence[Burst]) -> list[Block]:
     """The run in minutes, the last one left out unless it is whole."""
     began = min(asked.at for asked in found)
-    parts = [Block() for _ in range(math.floor((max(a.at for a in found) - began + 1.0) / BLOCK_S))]
+    count = math.floor((max(a.at for a in found) - began + 1.0) / BLOCK_S)
+    parts: list[tuple[list[float], list[float]]] = [([], []) for _ in range(count)]
     for asked in found:
-        if (which := int((asked.at - began) // BLOCK_S)) < len(parts):
-            part = parts[which]
-            (part.beside if met_a_burst(asked, bursts) else part.apart).append(asked.latency_s)
-    return parts
+        if (which := int((asked.at - began) // BLOCK_S)) < count:
+            beside, apart = parts[which]
+            (beside if met_a_burst(asked, bursts) else apart).append(asked.latency_s)
+    return [Block(np.array(beside), np.array(apart)) for beside, apart in parts]
 
 
-def p99_ratio(parts: Sequence[Block]) -> float:
+def p99_ratio(parts: Sequence[Block], *, rarity: float = INTERVAL_S / DEFAULT_INTERVAL_S) -> float:
     """p99 of all requests, as they would be at the default interval, over the p99 of those that met no burst.
 
     By how many more requests lie above the latter, and how steep the tail is there: log latency against log share, from
     p98 to p99.5. (The quotient of two sample quantiles jumps from one request's latency to the next one's.)
+    rarity: how many requests would meet something by default, for each that did here.
     """
     apart = np.concatenate([part.apart for part in parts])
     beside = np.concatenate([part.beside for part in parts])
     p98, p99, p995 = np.quantile(apart, [0.98, 0.99, 0.995])
-    share = len(beside) * INTERVAL_S / DEFAULT_INTERVAL_S / (len(apart) + len(beside))
+    share = len(beside) * rarity / (len(apart) + len(beside))
     tail = float(np.mean(apart > p99))
     grown = 1 + share * (float(np.mean(beside > p99)) / tail - 1)
     steepness = math.log(p995 / p98) / math.log(0.02 / 0.005)
     return math.exp(steepness * math.log(grown))
 
 
-def interval(parts: Sequence[Block]) -> tuple[float, float]:
-    """95 % of a bootstrap over the minutes."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """Of the p99, in per cent, with its 95 % interval."""
+
+    percent: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.percent:+.2f} % ({self.low:+.2f} to {self.high:+.2f})"
+
+    def goal(self, name: str) -> report.Goal:
+        """Met, or missed, when the whole interval says so."""
+        met = True if self.high <= LIMIT_PERCENT else False if self.low > LIMIT_PERCENT else None
+        return report.Goal(name=name, goal=f"<= {LIMIT_PERCENT:g} %", value=str(self), met=met)
+
+
+def change(parts: Sequence[Block], *, rarity: float = INTERVAL_S / DEFAULT_INTERVAL_S) -> Change:
+    """See `p99_ratio`; the interval is a bootstrap's over the parts."""
     rng = random.Random(0)
-    ratios = [p99_ratio(rng.choices(parts, k=len(parts))) for _ in range(1000)]
-    low, high = np.quantile(ratios, [0.025, 0.975])
-    return float(low), float(high)
+    ratios = [p99_ratio(rng.choices(parts, k=len(parts)), rarity=rarity) for _ in range(1000)]
+    low, high = (100 * (float(bound) - 1) for bound in np.quantile(ratios, [0.025, 0.975]))
+    return Change(100 * (p99_ratio(parts, rarity=rarity) - 1), low, high)
 
 
 def measure(seconds: float) -> tuple[list[Asked], list[Burst]]:
@@ -191,7 +211,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> report.Report:
     found, bursts = measure(options.minutes * BLOCK_S)
     parts = blocks(found, bursts)
-    ratio, (low, high) = p99_ratio(parts), interval(parts)
+    changed = change(parts)
     rows = []
     for name, latencies in (
         ("beside a burst", np.concatenate([part.beside for part in parts])),
@@ -200,27 +220,18 @@ def run(options: argparse.Namespace) -> report.Report:
         quantiles = [f"{1e3 * np.quantile(latencies, q):.2f} ms" for q in (0.5, 0.95, 0.99)]
         rows.append((name, len(latencies), *quantiles))
     report.show_table(rows, header=("", "requests", "p50", "p95", "p99"))
-    percent, bounds = 100 * (ratio - 1), (100 * (low - 1), 100 * (high - 1))
     samples = sum(len(burst.samples) for burst in bursts)
     print(f"\n{len(bursts)} bursts, {samples} requests of the canary")
-    print(
-        f"p99 of all over p99 without bursts: {percent:+.2f} % (95 % interval {bounds[0]:+.2f} to {bounds[1]:+.2f} %)"
-    )
-    goal = report.Goal(
-        name="change of the traffic's p99",
-        goal=f"<= {LIMIT_PERCENT:g} %",
-        value=f"{percent:+.2f} % ({bounds[0]:+.2f} to {bounds[1]:+.2f})",
-        met=True if bounds[1] <= LIMIT_PERCENT else False if bounds[0] > LIMIT_PERCENT else None,
-    )
+    print(f"p99 of all over p99 without bursts: {changed}")
     figures = {
-        "p99_change_percent": percent,
-        "low": bounds[0],
-        "high": bounds[1],
+        "p99_change_percent": changed.percent,
+        "low": changed.low,
+        "high": changed.high,
         "bursts": len(bursts),
         "canary_requests": samples,
         "table": rows,
     }
-    return report.Report(name="effect", figures=figures, goals=[goal])
+    return report.Report(name="effect", figures=figures, goals=[changed.goal("change of the traffic's p99")])
 
 
 if __name__ == "__main__":

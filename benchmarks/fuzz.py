@@ -26,6 +26,7 @@ SEEDS: Mapping[str, list[bytes]] = {
     "recording": [b"time,latency_s,ok,burst\n0,0.1,1,a\n1,0.2,0,b\n", b"time,used_bytes,worker\n0,1e9,a\n15,2e9,a\n"],
     "wire": [b'{"v":1,"kind":"timed","latency_s":0.1,"device_s":null}\n', b'{"v":1,"kind":"measured","output":null'],
     "config": [Path(__file__).parents[1].joinpath("config.example.toml").read_bytes()],
+    "load": [b'x{a="b"}\n# TYPE x gauge\nx{a="b",c="d"} 1 2\nx 3e1\n', b"x\nReading: 1 Writing: 2 Waiting: 3 \n"],
     "headers": [b"1@2;torch=2.13;cuda=12.4\n2.0", b"uvicorn\nv1"],
 }
 MAX_INPUT_BYTES = 4096
@@ -111,11 +112,35 @@ def headers(data: bytes) -> None:
     assert all(value.isprintable() for value in read_provenance(said, version_header="x-model-version").values())
 
 
+def load(data: bytes) -> None:
+    """A selector of the configuration on the first line, then the page that a server answers."""
+    import math
+    from dataclasses import replace
+    from functools import partial
+
+    from probes.load import LoadMeter, read_series, read_stub_status
+    from probes.prometheus import parse_selector
+
+    first, _, page = data.decode(errors="replace").partition("\n")
+    readings = [read_stub_status(page)]
+    try:
+        selector = parse_selector(first)
+        readings += [read_series(page, selector, rate=rate) for rate in (False, True)]
+    except ValueError as error:
+        assert str(error).isprintable()
+    for reading in readings:
+        came = LoadMeter(partial(replace, reading)).read()
+        assert (came.value is None) == came.failed == bool(came.why)
+        assert came.value is None or 0 <= came.value < math.inf
+        assert came.why.isprintable()
+
+
 PARTS: Mapping[str, Callable[[bytes], None]] = {
     "answer": answer,
     "recording": recording,
     "wire": wire,
     "config": config,
+    "load": load,
     "headers": headers,
 }
 

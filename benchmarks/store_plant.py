@@ -23,6 +23,16 @@ OUTPUT = Output(
     low=-0.06544576585292816,
     high=0.09520584344863892,
 )
+FACTS = {
+    "cpu_steal": 0.0,
+    "cpu_pressure": 0.03172,
+    "memory_pressure": 0.0,
+    "io_pressure": 0.001514,
+    "own_delay": 0.002213,
+    "server_wait": 0.0361,
+    "server_cpu": 0.1398,
+    "load": 3.0,
+}
 
 
 @dataclass
@@ -73,6 +83,7 @@ def make_burst(plant: Plant, begin: float, drawn: Drawn, i: int) -> Burst:
         generation="c146d00bdbf6",
         workers_alive=1,
         worker_cpu=0.1273,
+        facts=FACTS,
     )
 
 

@@ -14,7 +14,7 @@ from alerts import store as alert_store
 from baselines import baseline_store, burst_store, memory_store
 from baselines.database import Database
 from baselines.leak import LeakPolicy
-from baselines.regression import RegressionPolicy
+from baselines.scan import KEPT
 from baselines.verdict import Check
 from watchdog.config import Config
 from watchdog.history import By, read_canaries, read_workers
@@ -47,7 +47,7 @@ class Timing:
 def queries(config: Config, *, now: float) -> dict[str, Query]:
     """By name. now: the end of what is stored, for questions about the last hours."""
     target = config.target[0]
-    lookback_s, window = LeakPolicy().lookback_s, RegressionPolicy().window
+    lookback_s, window = LeakPolicy().lookback_s, KEPT
     asked: dict[str, Query] = {
         "page": lambda c: render(read_targets(c, config), now=now),
         "readyz of a target": lambda c: read_readiness(c, target),

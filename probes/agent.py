@@ -1,4 +1,4 @@
-"""Asks the agents inside a target's workers how they stand, and lets them trim memory.
+"""Asks the agents inside a target's workers how they stand, and lets them trim memory or run a reference kernel.
 
 An agent is part of the process that is watched: it may hang with it, and what it says is checked before it is believed.
 Whoever answers on a Unix socket is told by the kernel (SO_PEERCRED); over loopback HTTP the token must do.
@@ -20,7 +20,7 @@ from probes.host import Host
 from probes.messages import Life, MemorySample
 from probes.reading import AgentFault, Reading, missing, read_answer, with_reading
 from watchdog_agent import agent_wire
-from watchdog_agent.agent_wire import PORTS, Ask, Question, Trim
+from watchdog_agent.agent_wire import PORTS, Ask, Question, RunKernel, Trim
 
 REST_S = 60.0  # an agent that hung is left alone for so long: its process hangs, and asking is no cure
 TRIM_S = 30.0
@@ -68,9 +68,9 @@ class AgentClient:
         readings = self.ask([workers[s.slot] for s in samples])
         return [with_reading(s, readings[workers[s.slot]]) for s in samples]
 
-    def ask(self, lives: Collection[Life]) -> dict[Life, Reading]:
-        """How each worker stands; all are asked at once, within timeout_s."""
-        readings = self._put(Ask(), lives, timeout_s=self._spec.timeout_s, rest=True)
+    def ask(self, lives: Collection[Life], *, timeout_s: float | None = None) -> dict[Life, Reading]:
+        """How each worker stands; all are asked at once, within timeout_s (None: the usual one)."""
+        readings = self._put(Ask(), lives, timeout_s=timeout_s or self._spec.timeout_s, rest=True)
         with self._lock:
             self._requests = {life: count for life, count in self._requests.items() if life in readings}
             for life, reading in readings.items():
@@ -82,9 +82,27 @@ class AgentClient:
 
     def trim(self, life: Life) -> Reading:
         """Have one worker give memory back; within TRIM_S. It is asked even if it hung a moment ago."""
-        if self._spec.port is not None and life not in self._ports:
-            self._put(Ask(), [life], timeout_s=self._spec.timeout_s, rest=False)
+        self._learn_port(life, rest=False)
         return self._put(Trim(), [life], timeout_s=TRIM_S, rest=False)[life]
+
+    def run_kernel(self, life: Life) -> Reading:
+        """Have one worker run the reference kernel; within timeout_s. One that hung a moment ago is not asked."""
+        self._learn_port(life, rest=True)
+        began = self._monotonic()
+        reading = self._put(RunKernel(), [life], timeout_s=self._spec.timeout_s, rest=True)[life]
+        waited_s = self._monotonic() - began
+        if reading.ran is not None and reading.ran.took_s > waited_s:
+            return Reading(fault=AgentFault.IMPLAUSIBLE, detail=f"took_s is {reading.ran.took_s}, in {waited_s:.3g} s")
+        return reading
+
+    def kernel_s(self, life: Life) -> float | None:
+        """The seconds of `run_kernel`; None where there are none, for whatever reason."""
+        ran = self.run_kernel(life).ran
+        return None if ran is None else ran.took_s
+
+    def _learn_port(self, life: Life, *, rest: bool) -> None:
+        if self._spec.port is not None and life not in self._ports:
+            self._put(Ask(), [life], timeout_s=self._spec.timeout_s, rest=rest)
 
     def _put(self, question: Question, lives: Collection[Life], *, timeout_s: float, rest: bool) -> dict[Life, Reading]:
         names = {life: self._names(life) for life in lives}
@@ -111,12 +129,12 @@ class AgentClient:
     def _by_port(
         self, question: Question, names: Mapping[Life, frozenset[str]], *, timeout_s: float, rest: bool
     ) -> dict[Life, Reading]:
-        """Which worker has which port is known only from what it says: all are asked, but for a trim the one it has."""
+        """Which worker has which port is known only from what it says: all are asked, but to act the one it has."""
         assert self._spec.port is not None
         with self._lock:
             known = dict(self._ports)
         ports = list(range(self._spec.port, min(self._spec.port + PORTS, 65536)))
-        if isinstance(question, Trim):
+        if not isinstance(question, Ask):
             ports = [known[life] for life in names if life in known]
         asked = _as_http(agent_wire.encode_question(question), self._spec.token or "")
         calls = {
@@ -130,7 +148,7 @@ class AgentClient:
         for port, answer in came.items():
             reading = read_answer(answer if isinstance(answer, CallFault) else _from_http(answer), None)
             self._note_rest(port, reading)
-            said = reading.report or reading.trimmed
+            said = reading.report or reading.trimmed or reading.ran
             life = next((each for each, own in names.items() if said is not None and said.life in own), None)
             if life is not None:
                 found[life] = reading

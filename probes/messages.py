@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from http import HTTPStatus
 
+from probes.facts import LOAD
+
 
 class Family(StrEnum):
     """What an outcome says about the target, which decides the check that judges it."""
@@ -182,7 +184,8 @@ class Burst:
     generation: hash of the target's set of lives at the time; None when its processes are not watched.
     workers_alive: processes found for the target; None when they are not watched.
     worker_cpu: CPU seconds per second of the busiest worker during the burst; None when not watched.
-    facts: numbers of the isolated worker (model_load_s, allocated_bytes, peak_allocated_bytes, ...).
+    facts: numbers by name: the load, what went on around it (`probes.facts`), and of the isolated worker (model_load_s,
+    allocated_bytes, peak_allocated_bytes, ...).
     isolated: answered by an isolated worker, not by the serving one; not stored, the canary's configuration says it.
     """
 
@@ -209,6 +212,11 @@ class Burst:
         """The worker that answered the whole burst; None when unknown or when several did."""
         lives = {s.life for s in self.samples if s.life is not None}
         return lives.pop() if len(lives) == 1 else None
+
+    @property
+    def load(self) -> float | None:
+        """What the target said of its load just before; None when it was not asked or did not say."""
+        return self.facts.get(LOAD)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

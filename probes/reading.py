@@ -10,7 +10,7 @@ from enum import StrEnum
 from probes.calls import CallFault
 from probes.messages import MemorySample
 from watchdog_agent import agent_wire
-from watchdog_agent.agent_wire import Refused, Report, Trimmed
+from watchdog_agent.agent_wire import Ran, Refused, Report, Trimmed
 from watchdog_agent.wire import WireError
 
 MOST = 2**50  # bytes, or anything that is counted: a petabyte
@@ -42,10 +42,11 @@ GOOD = "good"  # in place of a fault, where it answers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What came of one question: a report or what was trimmed, else the fault."""
+    """What came of one question: a report, what was trimmed or what a kernel took, else the fault."""
 
     report: Report | None = None
     trimmed: Trimmed | None = None
+    ran: Ran | None = None
     fault: AgentFault | None = None
     detail: str = ""
 
@@ -67,10 +68,14 @@ def read_answer(came: bytes | CallFault, names: Collection[str] | None) -> Readi
         return Reading(fault=AgentFault.REFUSED, detail=answer.why[:200])
     if names is not None and answer.life not in names:
         return Reading(fault=AgentFault.STRANGER, detail=f"it calls itself {answer.life or 'nothing'}"[:60])
-    if isinstance(answer, Trimmed):
-        return Reading(trimmed=answer)
-    wrong = implausible(answer)
-    return Reading(fault=AgentFault.IMPLAUSIBLE, detail=wrong) if wrong else Reading(report=answer)
+    wrong = "" if isinstance(answer, Trimmed) else implausible(answer)
+    return Reading(fault=AgentFault.IMPLAUSIBLE, detail=wrong) if wrong else _told(answer)
+
+
+def _told(answer: Report | Trimmed | Ran) -> Reading:
+    if isinstance(answer, Report):
+        return Reading(report=answer)
+    return Reading(trimmed=answer) if isinstance(answer, Trimmed) else Reading(ran=answer)
 
 
 _COUNTED = ("requests", "in_flight", "shapes", "recompiles", "alloc_retries", "ooms")
@@ -78,8 +83,12 @@ _BYTES = ("host_anon", "allocated", "reserved", "active", "inactive_split", "pri
 _FIGURES = (*_COUNTED, *(f"{name}_bytes" for name in _BYTES))
 
 
-def implausible(report: Report) -> str:
+def implausible(answer: Report | Ran) -> str:
     """What cannot be right about it, in one line; empty when nothing is. What is not known is never wrong."""
+    return _implausible_run(answer) if isinstance(answer, Ran) else _implausible_report(answer)
+
+
+def _implausible_report(report: Report) -> str:
     for name in _FIGURES:
         value = getattr(report, name)
         if value is not None and not 0 <= value <= MOST:
@@ -94,6 +103,12 @@ def implausible(report: Report) -> str:
     if len(words) > 40 or any(len(word) > 100 or not word.isprintable() for word in words):
         return "a version cannot be read"
     return ""
+
+
+def _implausible_run(ran: Ran) -> str:
+    if not 0 < ran.took_s < math.inf:
+        return f"took_s is {ran.took_s}"
+    return "" if len(ran.kernel) <= 100 and ran.kernel.isprintable() else "the kernel's name cannot be read"
 
 
 def given_back(trimmed: Trimmed) -> int:

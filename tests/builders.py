@@ -101,7 +101,7 @@ class SilentCanary:
     isolated: bool = False
     identity: Identity = IDENTITY
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         raise AssertionError("nobody may ask it")
 
     def close(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -28,6 +29,17 @@ def database(tmp_path: Path) -> Iterator[Database]:
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
     """One for all tests of a module, for properties that undo what they write."""
     yield from _opened(tmp_path_factory.mktemp("scratch"))
+
+
+@pytest.fixture(scope="session")
+def cuda() -> None:
+    """A CUDA device that torch sees; without one the test is skipped, or fails under REQUIRE_GPU=1."""
+    import torch
+
+    if not torch.cuda.is_available():
+        if os.environ.get("REQUIRE_GPU") == "1":
+            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
+        pytest.skip("torch sees no CUDA device")
 
 
 @pytest.hookimpl(tryfirst=True)  # before xdist reads the groups

@@ -1,42 +1,52 @@
-"""`watchdog baseline`: take bursts after a deploy, compare with the active baseline, promote or refuse."""
+"""`watchdog baseline`: take bursts after a deploy, compare with the active baseline, promote or refuse.
+
+A new version that is slower, or answers differently, is told from a few bursts on and ends it there: that is what a
+deploy waits for. One that is surely not slower is said to be so at once, and measured to the end all the same, since
+the next comparison and the daemon's own judgement are only as good as the baseline. `Plan.most` above `Plan.bursts` is
+for those in a hurry: few bursts, and more only while they leave it open.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from enum import StrEnum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from baselines import baseline_store
-from baselines.baseline import Baseline, NotReady, gather
-from baselines.comparison import Answer, Comparison, compare, same_identity
-from probes.expectation import Expectation, check_output
+from baselines.baseline import Baseline, NotReady, NotReadyReason, gather
+from baselines.comparison import Comparison, same_identity
+from baselines.looks import FIRST_LOOK, is_look
+from baselines.noise import carry
+from baselines.rehearsal import Rehearsal, rehearse
 from probes.messages import Burst, Family, Outcome
+from watchdog.deploy_gate import Decision, DeployGate, Result
 from watchdog.target import Target
 
 FULL_BURSTS, FULL_APART_S = 30, 10.0  # spread over five minutes: one rapid shot hides the variance between bursts
-QUICK_BURSTS, QUICK_APART_S = 6, 1.0
+QUICK_BURSTS, QUICK_APART_S = FIRST_LOOK, 1.0
+QUICK_MOST = 30
 ENOUGH_SAMPLES = 59  # fewer have no upper bound of p95; up to twice the bursts are taken to reach it
 READY_POLL_S = 1.0
 
-
-class Result(StrEnum):
-    """What came of it. The value is the word in `--json`."""
-
-    PROMOTED = "promoted"
-    ACCEPTED = "accepted"  # promoted although slower or different, because a person said so
-    SLOWER = "slower"
-    OUTPUT_DIFFERS = "output_differs"
-    UNDECIDED = "undecided"
-    NOT_READY = "not_ready"
+Progress = Callable[[int, Burst, Decision | None], None]
+"""Told the number of bursts done, the newest, and what was decided where that was asked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How many bursts, how far apart in seconds, and how long to wait for the first good answer."""
+    """How many bursts, how far apart in seconds, and how long to wait for the first good answer.
+
+    most: up to so many while the answer is open; None: no more than bursts.
+    """
 
     bursts: int = FULL_BURSTS
+    most: int | None = None
     apart_s: float = FULL_APART_S
     wait_s: float = 0.0
+
+    @property
+    def last(self) -> int:
+        """The bursts after which nothing but small bursts can ask for more."""
+        return max(self.bursts, self.most or 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +55,8 @@ class Taken:
 
     baseline: the new one, stored unless not ready. comparison: None without an active one.
 
-    detail: one line for a person.
+    detail: one line for a person. looks: how often it was compared before it was whole. stopped_early: it was refused
+    with fewer bursts than planned.
     """
 
     target: str
@@ -55,29 +66,61 @@ class Taken:
     baseline: Baseline | None = None
     active: Baseline | None = None
     comparison: Comparison | None = None
+    rehearsal: Rehearsal | None = None
+    looks: int = 0
+    stopped_early: bool = False
 
 
 def take(
-    target: Target, canary: str, plan: Plan, *, label: str | None, progress: Callable[[int, Burst], None]
+    target: Target,
+    canary: str,
+    plan: Plan,
+    *,
+    label: str | None,
+    progress: Progress,
+    gate: DeployGate | None = None,
+    accept: bool = False,
 ) -> Baseline:
     """Measure a new baseline. Raises NotReady when the target does not answer well, naming how.
 
-    progress is called with the number of bursts done and the newest.
+    gate: asked on the way, see above; None compares with nothing. accept: a refusal ends nothing, for what it refuses
+    becomes the baseline.
     """
     _wait_until_ready(target, canary, plan.wait_s)
     bursts: list[Burst] = []
     began = target.monotonic()
-    for number in range(2 * plan.bursts):
-        if number >= plan.bursts and sum(len(b.judged) for b in bursts) >= ENOUGH_SAMPLES:
-            break  # the usual end; more only make up for small bursts and tainted samples
-        target.sleep(max(0.0, began + number * plan.apart_s - target.monotonic()))
-        # The active golden output is left out: whether the answer changed is asked once, of the whole baseline.
+    for number in range(1, 2 * plan.last + 1):
+        target.sleep(max(0.0, began + (number - 1) * plan.apart_s - target.monotonic()))
+        # The active golden output is left out: whether the answer changed is asked of the baseline as it grows.
         burst = target.probe(canary, wait_s=target.canaries[canary].plan.timeout_s, golden=False)
         bursts.append(burst)
-        progress(number + 1, burst)
-        if any(s.outcome is not Outcome.GOOD for s in burst.samples):
+        failed = any(s.outcome is not Outcome.GOOD for s in burst.samples)
+        seen = None if failed or gate is None or not is_look(number, plan.last) else _look(gate, bursts, target.now())
+        progress(number, burst, seen)
+        if failed:
             break  # `gather` refuses it and says why; more requests would change nothing
+        result = Result.PROMOTED if gate is None else Result.UNDECIDED if seen is None else seen.result
+        if is_enough(plan, number, sum(len(b.judged) for b in bursts), result, accept=accept):
+            break
     return gather(bursts, label=label, provisional=False, taken_at=target.now())
+
+
+def is_enough(plan: Plan, bursts: int, samples: int, result: Result, *, accept: bool) -> bool:
+    """Whether to stop after so many bursts with so many samples. result: what can be said for sure by now."""
+    if result.refused and not accept:
+        return True
+    planned = plan.last if result is Result.UNDECIDED else plan.bursts
+    return bursts >= planned and samples >= ENOUGH_SAMPLES
+
+
+def _look(gate: DeployGate, bursts: Sequence[Burst], now: float) -> Decision | None:
+    """None while there is too little to look at. Raises NotReady when these bursts cannot become a baseline."""
+    try:
+        return gate.look(gather(bursts, label=None, provisional=False, taken_at=now))
+    except NotReady as error:
+        if error.reason is NotReadyReason.TOO_FEW_SAMPLES:
+            return None
+        raise
 
 
 def _wait_until_ready(target: Target, canary: str, wait_s: float) -> None:
@@ -89,31 +132,6 @@ def _wait_until_ready(target: Target, canary: str, wait_s: float) -> None:
         target.sleep(READY_POLL_S)
 
 
-def decide(
-    new: Baseline, active: Baseline | None, *, expectation: Expectation, threshold: float
-) -> tuple[Result, str, Comparison | None]:
-    """Whether a new baseline may replace the active one: the result, a line for a person, and the comparison."""
-    if active is None:
-        return Result.PROMOTED, "the first baseline of this canary", None
-    if not same_identity(new, active):
-        return Result.PROMOTED, "the canary's input or device changed: nothing to compare with", None
-    if new.golden is not None and active.golden is not None:
-        outcome, why = check_output(new.golden, expectation, active.golden)
-        if outcome is not Outcome.GOOD:
-            return Result.OUTPUT_DIFFERS, f"the answer differs from baseline {active.id}: {why}", None
-    comparison = compare(new, active, threshold=threshold)
-    p95 = comparison.p95
-    ratio = "not comparable" if p95 is None else f"p95 is {p95.estimate:.2f} x baseline {active.id}"
-    if p95 is not None and p95.low is not None and p95.high is not None:
-        ratio += f" (95 % interval {p95.low:.2f} to {p95.high:.2f})"
-    if comparison.answer is Answer.SLOWER:
-        return Result.SLOWER, f"{ratio}: slower by at least the allowed {threshold:.0%}", comparison
-    if comparison.answer is Answer.NOT_SLOWER:
-        return Result.PROMOTED, ratio, comparison
-    more = f"; about {comparison.more_bursts} more bursts would decide" if comparison.more_bursts else ""
-    return Result.UNDECIDED, f"{ratio}: {comparison.reason.replace('_', ' ')}{more}", comparison
-
-
 def run(
     target: Target,
     canary: str,
@@ -123,24 +141,35 @@ def run(
     by: str,
     accept: bool,
     why: str | None,
-    progress: Callable[[int, Burst], None],
+    progress: Progress,
 ) -> Taken:
     """Take, compare, store, and promote where that is right.
 
     accept: promote whatever the comparison says; who (by) and why go on record. A refused baseline is stored too
     (`watchdog baseline show`), it is only not active.
     """
-    try:
-        new = take(target, canary, plan, label=label, progress=progress)
-    except NotReady as error:
-        return Taken(target=target.name, canary=canary, result=Result.NOT_READY, detail=str(error))
     active = target.baseline(canary)
-    result, detail, comparison = decide(
-        new,
-        active,
-        expectation=target.expectations[canary],
-        threshold=target.policies.regression.threshold,
+    gate = DeployGate(
+        active=active, expectation=target.expectations[canary], threshold=target.policies.regression.threshold
     )
+    bursts = 0
+
+    def count(done: int, burst: Burst, seen: Decision | None) -> None:
+        nonlocal bursts
+        bursts = done
+        progress(done, burst, seen)
+
+    try:
+        asked = None if active is None else gate
+        new = take(target, canary, plan, label=label, progress=count, gate=asked, accept=accept)
+    except NotReady as error:
+        return Taken(target=target.name, canary=canary, result=Result.NOT_READY, detail=str(error), looks=gate.looks)
+    if active is not None and same_identity(new, active):
+        new = replace(new, prior=carry(active.bursts, active.prior))
+    decision = gate.decide(new)
+    result, detail = decision.result, decision.detail
+    if bursts < plan.bursts:
+        detail += f"; stopped after {bursts} of {plan.bursts} bursts"
     if accept and result is not Result.PROMOTED:
         result, detail = Result.ACCEPTED, f"accepted by {by}{f' ({why})' if why else ''} although {detail}"
     with target.database.write(durable=True) as connection:
@@ -154,5 +183,8 @@ def run(
         detail=detail,
         baseline=new,
         active=active,
-        comparison=comparison,
+        comparison=decision.comparison,
+        rehearsal=rehearse(new, target.policies.regression),
+        looks=gate.looks,
+        stopped_early=bursts < plan.bursts,
     )

@@ -23,19 +23,23 @@ from baselines.database import Database
 from baselines.verdict import Level
 from probes.agent import AgentClient, AgentSpec
 from probes.canary.burst import Canary, CanaryPlan
+from probes.canary.exchange import Question
 from probes.canary.http import HttpCanary
 from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
 from probes.gpu.reader import GpuReader
 from probes.gpu.rhythm import Rhythm
 from probes.gpu.usage import TargetGpu
+from probes.load import LoadMeter, LoadReading, ask_agents, ask_page, read_series, read_stub_status
 from probes.process import ProcessSpec, WorkerWatch, is_alive
+from probes.prometheus import parse_selector
 from probes.taint import run_queue_delay_s
 from watchdog.config import (
     AgentSection,
     Config,
     ConfigError,
     HttpCanarySection,
+    LoadSection,
     NotifierSection,
     RecycleSection,
     TargetSection,
@@ -135,7 +139,7 @@ def build_target(
         device=section.device,
         auto_baseline=section.auto_baseline,
         canaries={
-            c.name: _build_canary(section, c, workers, shared, file_input=inputs.get(c.name), withheld=withheld)
+            c.name: _build_canary(section, c, workers, agents, shared, file_input=inputs.get(c.name), withheld=withheld)
             for c in section.canary
         },
         expectations={c.name: _expectation(c) for c in section.canary},
@@ -147,6 +151,7 @@ def build_target(
         sleep=shared.sleep,
         workers=workers,
         agents=agents,
+        load=_build_load(section.load, agents, workers, shared) if section.load is not None else None,
         gpu=gpu,
         group=section.group,
         peers=peers,
@@ -169,10 +174,34 @@ def _build_agents(section: AgentSection) -> AgentClient:
     return AgentClient(spec, monotonic=time.monotonic)
 
 
+def _build_load(
+    section: LoadSection, agents: AgentClient | None, workers: WorkerWatch | None, shared: Shared
+) -> LoadMeter:
+    """A new kind is a reader in `probes.load` and a branch here."""
+    if section.kind == "agent":
+        assert agents is not None  # the configuration's own rules
+        assert workers is not None
+        return LoadMeter(partial(ask_agents, agents, lambda: workers.known().values(), timeout_s=section.timeout))
+    read: Callable[[str], LoadReading] = read_stub_status
+    if section.metric is not None:
+        read = partial(read_series, selector=parse_selector(section.metric), rate=section.rate)
+    assert section.url is not None
+    headers = {"Accept": "text/plain"} | {name: value.get_secret_value() for name, value in section.headers.items()}
+    ask = partial(
+        ask_page,
+        Question(method="GET", url=section.url, headers=headers),
+        read,
+        timeout_s=section.timeout,
+        ssl_context=shared.tls() if section.url.startswith("https:") else None,
+    )
+    return LoadMeter(ask, rate=section.rate)
+
+
 def _build_canary(
     target: TargetSection,
     section: HttpCanarySection | TorchCanarySection,
     workers: WorkerWatch | None,
+    agents: AgentClient | None,
     shared: Shared,
     *,
     file_input: bytes | None,
@@ -199,6 +228,8 @@ def _build_canary(
             device=target.device,
             load_timeout_s=section.load_timeout,
             withheld=withheld,
+            own_delay_s=shared.own_delay_s,
+            control=section.control == "kernel",
         )
     body, content_type = None, None
     if section.json_ is not None:
@@ -217,6 +248,7 @@ def _build_canary(
         body=body,
         content_type=content_type,
         control_url=section.control_url,
+        kernel=agents.kernel_s if agents is not None and section.control == "agent" else None,
         workers=workers,
         now=time.time,
         monotonic=time.monotonic,

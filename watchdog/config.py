@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from baselines.database import DatabaseError, path_of
 from probes.printable import one_line
 from watchdog.mistakes import broken_rules, describe
-from watchdog.spelling import Address, Device, Duration, Header, Length, Listen, Name, Secret, Share, Size, Url
+from watchdog.spelling import Address, Device, Duration, Header, Length, Listen, Metric, Name, Secret, Share, Size, Url
 
 RESERVED_TARGET_NAMES = {"list", "show", "diff", "promote", "rollback", "ack", "test"}  # words of the command line
 
@@ -129,6 +129,7 @@ class HttpCanarySection(CanarySection):
     body_file: Annotated[Path, AfterValidator(_check_file)] | None = None
     headers: dict[str, Header] = Field(default_factory=dict)
     control_url: Url | None = None
+    control: Literal["agent"] | None = None
 
 
 class TorchCanarySection(CanarySection):
@@ -138,6 +139,7 @@ class TorchCanarySection(CanarySection):
     weights: Path | None = None
     input: dict[str, Any] = Field(default_factory=lambda: {"shape": [1], "seed": 0})
     load_timeout: Duration = 300.0
+    control: Literal["kernel", "none"] = "kernel"
 
 
 AnyCanary = Annotated[HttpCanarySection | TorchCanarySection, Field(discriminator="kind")]
@@ -164,9 +166,18 @@ class AgentSection(Section):
     timeout: Duration = 1.0
 
 
+class LoadSection(Section):
+    kind: Literal["prometheus", "stub_status", "agent"] = "prometheus"
+    url: Url | None = None
+    metric: Metric | None = None
+    rate: bool = False
+    headers: dict[str, Header] = Field(default_factory=dict)
+    timeout: Duration = 1.0
+
+
 class RegressionSection(Section):
     threshold: Annotated[float, Field(gt=0.01, le=10)] = 0.20
-    bursts: Annotated[int, Field(ge=3, le=100)] = 5
+    evidence: Annotated[float, Field(ge=3, le=20)] = 4.75
 
 
 class LeakSection(Section):
@@ -213,6 +224,7 @@ class TargetSection(Section):
     process: ProcessSection | None = None
     gpu: GpuSection = GpuSection()
     agent: AgentSection | None = None
+    load: LoadSection | None = None
     regression: RegressionSection = RegressionSection()
     leak: LeakSection = LeakSection()
     limits: LimitsSection = LimitsSection()
@@ -283,6 +295,7 @@ _SECTIONS: dict[str, type[Section]] = {
     "process": ProcessSection,
     "gpu": GpuSection,
     "agent": AgentSection,
+    "load": LoadSection,
     "regression": RegressionSection,
     "leak": LeakSection,
     "limits": LimitsSection,

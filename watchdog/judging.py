@@ -15,15 +15,15 @@ from baselines.device import DeviceWatch, finding_of, judge_driver
 from baselines.fleet import KEPT, judge_peers, weigh
 from baselines.gpu_view import XID_STANDS_S, Around
 from baselines.leak import LeakWatch
-from baselines.limits import join, judge_memory_limit, judge_p95_limit
+from baselines.limits import LIMIT_WINDOW, LimitsPolicy, join, judge_memory_limit, judge_p95_limit
 from baselines.output import judge_output
 from baselines.pace import Pace, Track
-from baselines.regression import judge_latency
 from baselines.slopes import SlopeHistory
 from baselines.verdict import PEERS, Check, Reason, Verdict
 from probes.gpu.sample import GpuSample
 from probes.host import Host
 from probes.messages import Burst, MemorySample
+from watchdog.following import follow
 from watchdog.target import Target
 
 
@@ -35,17 +35,16 @@ def judge_burst(connection: Connection, burst: Burst, target: Target, *, now: fl
     policies = target.policies
     target.version = burst.provenance.get("model_version", target.version)
     baseline = target.load_baseline(connection, burst.canary)
-    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, limit=policies.regression.window - 1)
     last_good_at = burst_store.last_good_at(connection, burst.target, burst.canary)
     first_burst_at = burst_store.first_burst_at(connection, burst.target, burst.canary)
-    window = [*earlier, burst]
-    latency = judge_latency(window, baseline, policies.regression, now=now)
+    watch = follow(connection, burst, target, baseline)
+    watch.take(burst)
     verdicts = [
         judge_availability(
             burst, last_good_at=last_good_at, first_burst_at=first_burst_at, policy=policies.availability, now=now
         ),
         judge_output(burst, baseline=baseline, now=now),
-        join(latency, judge_p95_limit(window, policies.limits, now=now)),
+        join(watch.judge(now=now), _judge_limit(connection, burst, policies.limits, now=now)),
     ]
     return [blame_device(verdict, target.device_findings()) for verdict in verdicts]
 
@@ -83,6 +82,13 @@ def _paces(connection: Connection, target: Target, canary: str) -> tuple[Pace, .
         for burst in burst_store.bursts_since(connection, target.name, canary, limit=KEPT):
             target.tracks[canary].take(burst)
     return target.tracks[canary].paces
+
+
+def _judge_limit(connection: Connection, burst: Burst, policy: LimitsPolicy, *, now: float) -> Verdict | None:
+    if policy.p95_s is None:
+        return None
+    earlier = burst_store.bursts_since(connection, burst.target, burst.canary, limit=LIMIT_WINDOW - 1)
+    return judge_p95_limit([*earlier, burst], policy, now=now)
 
 
 def judge_memory_samples(

@@ -13,13 +13,19 @@ from typing import Any
 
 from baselines.leak import MIN_SAMPLES
 from watchdog.spelling import parse_duration
-from watchdog.values import Place, unusable_canary, unusable_values
+from watchdog.values import Place, unusable_canary, unusable_headers, unusable_values
 
 MAX_SHOWN = 60  # characters of a value in a message
 LEAK_INTERVAL_S, LEAK_WINDOW_S = 15.0, 4 * 3600.0  # of `watchdog.config.LeakSection`, for a key that is not there
 _KINDS = ("http", "torch")  # pydantic's tag of a canary's kind: a step of its path, not a key of the file
 _BARE_KEY, _PLAIN_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}"), re.compile(r"[\w. -]{1,64}")  # others are quoted
 _SECRET_KEYS = frozenset({"token", "secret", "headers"})
+_LOAD_KEYS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "prometheus": (("url", "metric"), ("rate", "headers")),
+    "stub_status": (("url",), ("headers",)),
+    "agent": ((), ()),
+}
+"""Of each kind of load the keys that it needs, and those that it may have."""
 _WORDS = {
     "missing": "is needed",
     "too_short": "must not be empty",
@@ -128,11 +134,14 @@ def _rules_of_target(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[
         yield from unusable_canary(where, canary)
         if "json" in canary and "body_file" in canary:
             yield where, "json and body_file exclude each other"
+        if canary.get("control") == "agent" and "control_url" in canary:
+            yield where, "control_url and control exclude each other"
     process, recycle = target.get("process"), target.get("recycle")
     ways = ("pid_file", "port", "parent_pid")
     if isinstance(process, dict) and sum(way in process for way in ways) != 1:
         yield (*place, "process"), f"exactly one of {', '.join(ways)} is needed"
     yield from _rules_of_agent(place, target)
+    yield from _rules_of_load((*place, "load"), target)
     if target.get("mode") == "act" and recycle is None:
         yield place, 'mode = "act" needs a [target.recycle] table'
     if target.get("mode") == "act" and target.get("process") is None:
@@ -160,8 +169,29 @@ def _rules_of_agent(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[P
             yield (*place, "agent"), "port and token go together"
         if "folder" in agent and "port" in agent:
             yield (*place, "agent"), "folder and port exclude each other"
+    for where, canary in _tables(target, "canary"):
+        if canary.get("control") == "agent" and agent is None:
+            yield (*place, *where), 'control = "agent" needs a [target.agent] table'
     if isinstance(recycle, dict) and "max_requests" in recycle and agent is None:
         yield (*place, "recycle"), "max_requests needs a [target.agent] table: only an agent counts requests"
+
+
+def _rules_of_load(place: Place, target: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    load = target.get("load")
+    if not isinstance(load, dict):
+        return
+    kind = load.get("kind", "prometheus")
+    if kind not in list(_LOAD_KEYS):  # in a list, for a value of any type
+        return
+    needed, allowed = _LOAD_KEYS[kind]
+    for key in ("url", "metric", "rate", "headers"):
+        if key in needed and key not in load:
+            yield place, f'{key} is needed with kind = "{kind}"'
+        if key in load and key not in (*needed, *allowed):
+            yield place, f'{key} is not used with kind = "{kind}"'
+    if kind == "agent" and target.get("agent") is None:
+        yield place, 'kind = "agent" needs a [target.agent] table'
+    yield from unusable_headers(place, load)
 
 
 def _seconds(table: Mapping[str, Any], key: str, default: float) -> float | None:

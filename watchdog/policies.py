@@ -33,7 +33,7 @@ def policies_of(section: TargetSection) -> Policies:
     leak = section.leak
     return Policies(
         availability=AvailabilityPolicy(),
-        regression=RegressionPolicy(threshold=section.regression.threshold, bursts=section.regression.bursts),
+        regression=RegressionPolicy(threshold=section.regression.threshold, evidence=section.regression.evidence),
         leak=LeakPolicy(
             horizon_s=leak.horizon,
             urgent_s=leak.urgent,

@@ -209,7 +209,7 @@ class Schedule:
         job = _job(name, canary)
         began = self._monotonic()
         try:
-            burst = target.probe(canary, size=1 if job in self._suspects else None)
+            burst = target.probe(canary, size=1 if job in self._suspects else None, times=target.times(canary))
         except Occupied:
             return  # the command line is taking a baseline; the next interval is soon enough
         except Exception:  # the thread's boundary: a probe that breaks must not end the schedule

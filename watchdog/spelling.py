@@ -13,6 +13,7 @@ import httpx
 from pydantic import BaseModel, BeforeValidator, Field, SecretStr
 
 from probes.printable import one_line
+from probes.prometheus import parse_selector
 
 _UNITS_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _UNITS_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -183,6 +184,11 @@ def _check_device(value: object) -> object:
     raise ValueError('must be a UUID like "GPU-..." or "MIG-...", as nvidia-smi -L shows them, or an index like 0')
 
 
+def _check_metric(value: object) -> object:
+    parse_selector(value if isinstance(value, str) else "")
+    return value
+
+
 def _check_name(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", value):
         raise ValueError("must be 1 to 64 letters, digits, '_', '.' or '-', the first a letter or digit")
@@ -195,6 +201,7 @@ Size = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 Secret = Annotated[SecretStr, BeforeValidator(resolve_secret)]
 Header = Annotated[SecretStr, BeforeValidator(_read_header)]
 Address = Annotated[SecretStr, BeforeValidator(_read_address)]
+Metric = Annotated[str, BeforeValidator(_check_metric)]
 Device = Annotated[int | str, BeforeValidator(_check_device)]
 Name = Annotated[str, BeforeValidator(_check_name)]
 Url = Annotated[str, BeforeValidator(_check_asked_url)]

@@ -22,17 +22,21 @@ from baselines.device import DeviceWatch
 from baselines.gpu_view import Finding
 from baselines.leak import LeakWatch
 from baselines.pace import Track
+from baselines.regression import LatencyWatch
 from baselines.verdict import PEERS
 from probes.agent import AgentClient
 from probes.canary.burst import Canary
 from probes.expectation import Expectation
+from probes.facts import LOAD
 from probes.gpu.nvml import GpuFault
 from probes.gpu.sample import GpuSample, sample_of, vbios_of
 from probes.gpu.usage import TargetGpu
 from probes.host import Host
+from probes.load import LoadMeter
 from probes.messages import Burst, Identity, Life, MemorySample, Output
 from probes.process import WorkerWatch, is_alive
 from probes.reading import given_back, left_after
+from probes.surroundings import facts_of_gpus
 from watchdog.policies import Policies
 from watchdog.turns import Occupied, hold
 
@@ -46,9 +50,9 @@ class Target:
 
     wants_gpu: the configuration says `device = "cuda"`, so a missing GPU is missing evidence.
     turns: folder and prefix of the lock files by which the daemon and the command line take turns.
+    latencies: what follows each canary; tracks: its newest bursts by canary, for its group;
     leaks: the lives whose memory is followed, by key; devices: the GPUs that are followed, by UUID; version: of the
-    model, as the last canary that was told it heard; tracks: its newest bursts by canary, which those of its group are
-    compared with; all the judge thread's alone.
+    model, as the last canary that was told it heard; all the judge thread's alone.
     replicas: those that are compared with it by a canary, itself among them; only canaries for which there are enough.
     replaces: what stood for this target before its configuration changed. It is closed before the first probe: two
     copies of a model seldom fit on one GPU.
@@ -68,6 +72,7 @@ class Target:
     sleep: Callable[[float], object]
     workers: WorkerWatch | None = None
     agents: AgentClient | None = None
+    load: LoadMeter | None = None
     gpu: TargetGpu | None = None
     group: str | None = None
     peers: frozenset[str] = frozenset()
@@ -79,6 +84,7 @@ class Target:
     memory_interval_s: float = 15.0
     replaces: Target | None = None
     leaks: dict[str, LeakWatch] = field(default_factory=dict)
+    latencies: dict[str, LatencyWatch] = field(default_factory=dict)
     devices: dict[str, DeviceWatch] = field(default_factory=dict)
     tracks: dict[str, Track] = field(default_factory=dict)
     driver_finding: Finding | None = None
@@ -112,25 +118,42 @@ class Target:
         with self.database.read() as connection:
             return self.load_baseline(connection, canary)
 
-    def probe(self, canary: str, *, size: int | None = None, wait_s: float = 0.0, golden: bool = True) -> Burst:
+    def probe(
+        self, canary: str, *, size: int | None = None, times: int = 1, wait_s: float = 0.0, golden: bool = True
+    ) -> Burst:
         """Take one burst, compared with the golden output last loaded. Raises turns.Occupied when another holds it."""
         path = self.turns.with_name(f"{self.turns.name}.{self.name}.{canary}.lock")
         with hold(path, wait_s=wait_s, monotonic=self.monotonic, sleep=self.sleep):
             self._succeed()
+            load = None if self.load is None else self.load.read().value  # before our own requests are part of it
+            expected = self._golden(canary) if golden else None
             with self.gpu.burst() if self.gpu is not None else nullcontext():
-                burst = self.canaries[canary].burst(golden=self._golden(canary) if golden else None, size=size)
+                burst = self.canaries[canary].burst(golden=expected, size=size, times=times)
+        if load is not None:
+            burst = replace(burst, facts={**burst.facts, LOAD: load})
         return burst if self.gpu is None else self._on_gpu(burst, self.gpu)
+
+    def times(self, canary: str) -> int:
+        """How many times as many requests its next burst may have: more while something seems to have changed."""
+        watch = self.latencies.get(canary)
+        return 1 if watch is None else watch.times
 
     def _on_gpu(self, burst: Burst, gpu: TargetGpu) -> Burst:
         """Add what NVML knows: versions are provenance, the GPU's type is identity (unless the canary knows better).
 
+        And how the devices were when they were last read: nothing is read for this.
         A VBIOS that was told once is known for good: a GPU that is lost meanwhile has no other one.
         """
         reader = gpu.reader
         self._vbios = vbios_of(reader.read()) or self._vbios
         versions = {"driver": reader.driver_version, "cuda_driver": reader.cuda_version, "vbios": self._vbios}
         known = {key: value for key, value in versions.items() if value is not None}
-        return replace(burst, identity=_with_gpu_type(burst.identity, gpu), provenance={**known, **burst.provenance})
+        return replace(
+            burst,
+            identity=_with_gpu_type(burst.identity, gpu),
+            provenance={**known, **burst.provenance},
+            facts={**burst.facts, **facts_of_gpus(self._seen_on(gpu))},
+        )
 
     def _golden(self, canary: str) -> Output | None:
         """The golden output, unless it is the answer to something else: another input, or another type of GPU."""
@@ -149,10 +172,13 @@ class Target:
         if self.gpu is None:
             return None
         self.gpu.reader.wait_ready()
-        reading = self.gpu.reading()
-        if self.device != "cuda" and reading.fault in _NO_GPU:
+        if self.device != "cuda" and self.gpu.reading().fault in _NO_GPU:
             return None
-        host = Host()
+        return self._seen_on(self.gpu)
+
+    def _seen_on(self, gpu: TargetGpu) -> GpuSample:
+        """Its devices as they were last read, and who of those on them is its own."""
+        reading, host = gpu.reading(), Host()
         pids = {pid for life in self.known_lives() or () for pid in (life.pid, *host.namespace_pids(life.pid))}
         listed = {pid for device in reading.devices for pid in device.processes or ()}
         stats = [stat for pid in listed if (stat := host.stat(pid)) is not None]
@@ -160,7 +186,7 @@ class Target:
             reading,
             target=self.name,
             pids=frozenset(pids),
-            all_its_own=self.gpu.knows_devices,
+            all_its_own=gpu.knows_devices,
             now=self.now(),
             started=[stat.pid for stat in stats if stat.parent_pid == os.getpid()],
         )

@@ -26,10 +26,7 @@ def unusable_values(raw: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
 
 def unusable_canary(place: Place, canary: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     """The same for what only a canary has: names of headers, and what goes to the isolated worker."""
-    headers = canary.get("headers")
-    for name in headers if isinstance(headers, dict) else ():
-        if not _HEADER.fullmatch(name):
-            yield (*place, "headers", name), "a header's name is made of letters, digits and -"
+    yield from unusable_headers(place, canary)
     model, given, weights = canary.get("model"), canary.get("input", {}), canary.get("weights")
     if isinstance(model, str) and isinstance(given, dict) and isinstance(weights, str | None):
         load = wire.Load(model=model, input=given, device="auto", folder="", weights=weights)
@@ -37,6 +34,14 @@ def unusable_canary(place: Place, canary: Mapping[str, Any]) -> Iterator[tuple[P
             wire.encode(load, limit=wire.MAX_REQUEST_BYTES - PATH_BYTES)
         except wire.WireError as error:
             yield (*place, "input"), f"must be small and plain ({error}); {{ shape = [1, 16], seed = 0 }} takes little"
+
+
+def unusable_headers(place: Place, table: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    """The same for the names of the headers in this table."""
+    headers = table.get("headers")
+    for name in headers if isinstance(headers, dict) else ():
+        if not _HEADER.fullmatch(name):
+            yield (*place, "headers", name), "a header's name is made of letters, digits and -"
 
 
 def _unusable(value: Any, place: Place, *, sent: bool) -> Iterator[tuple[Place, str]]:

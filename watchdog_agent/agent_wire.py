@@ -1,9 +1,10 @@
 """The protocol between the daemon and the agent inside a serving process: one question and one answer a connection.
 
-    daemon -> agent    ask | trim
-    agent -> daemon    report | trimmed, or refused in place of either
+    daemon -> agent    ask | trim | runkernel
+    agent -> daemon    report | trimmed | ran, or refused in place of any of them
 
-Lines are those of `wire`: one JSON object, versioned, of a limited length. Over a Unix socket a line is sent as it is;
+Lines are those of `wire`: one JSON object, versioned, of a limited length. An agent refuses a question that it does not
+know, so that a new one costs older agents nothing. Over a Unix socket a line is sent as it is;
 over HTTP it is the body of a POST. None means "not known", never zero. Bytes are of this process, and on GPUs of all of
 them together. This module is shared with the daemon and loads no torch.
 """
@@ -30,6 +31,11 @@ class Ask:
 @dataclass(frozen=True)
 class Trim:
     """Give back what memory you can, and say after each step what came of it."""
+
+
+@dataclass(frozen=True)
+class RunKernel:
+    """Run the reference kernel (`kernel`) once, now."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,15 @@ class Trimmed:
 
 
 @dataclass(frozen=True)
+class Ran:
+    """kernel: its name (`kernel.kernel_name`). took_s: by the process's own clock, without the way here and back."""
+
+    life: Optional[str]
+    kernel: str
+    took_s: float
+
+
+@dataclass(frozen=True)
 class Refused:
     """why: one line for a person."""
 
@@ -107,8 +122,8 @@ def default_folder() -> str:
     return f"/tmp/inference-watchdog-{os.getuid()}"  # noqa: S108 - the agent refuses it when it is not its own
 
 
-Question = Union[Ask, Trim]
-Answer = Union[Report, Trimmed, Refused]
+Question = Union[Ask, Trim, RunKernel]
+Answer = Union[Report, Trimmed, Ran, Refused]
 
 _QUESTIONS: Dict[str, Type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Question)}
 _ANSWERS: Dict[str, Type[Any]] = {kind.__name__.lower(): kind for kind in get_args(Answer)}

@@ -3,10 +3,11 @@
     from watchdog_agent.attach import attach
     attach(version="0.24")
 
-It opens a door (`door`) where the daemon of the same user asks how the process stands, and lets it trim memory. One
-thread does everything, and sleeps until it is asked. Nothing here raises into its host or makes it wait: what goes
-wrong is logged once by the logger `watchdog_agent`, stands in `Agent.problem`, and is tried again later. A forked child
-gets a door of its own; in a server that forks in C (uWSGI) at its first request at the latest.
+It opens a door (`door`) where the daemon of the same user asks how the process stands, and lets it trim memory or run a
+small kernel (`control`). One thread does everything but that, and sleeps until it is asked. Nothing here raises into
+its host or makes it wait: what goes wrong is logged once by the logger `watchdog_agent`, stands in `Agent.problem`, and
+is tried again later. A forked child gets a door of its own; in a server that forks in C (uWSGI) at its first request at
+the latest.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ import weakref
 from typing import Any, Callable, Dict, Iterator, Optional
 
 from watchdog_agent import door as doors
-from watchdog_agent.agent_wire import Answer, Ask, Question, Trimmed, default_folder
+from watchdog_agent.agent_wire import Answer, Ask, Question, RunKernel, Trimmed, default_folder
+from watchdog_agent.control import Control
 from watchdog_agent.door import Door
+from watchdog_agent.ending import await_end
 from watchdog_agent.identity import life_key
 from watchdog_agent.ledger import LEDGER
 from watchdog_agent.report import report
@@ -48,14 +51,18 @@ def attach(
     version: Optional[str] = None,
     model: Any = None,
     load_s: Optional[float] = None,
+    kernel: bool = True,
 ) -> Agent:
     """Let the watchdog ask this process. A second call only adds what it knows.
 
     folder: for the socket; None takes `agent_wire.default_folder`. port, token: loopback HTTP instead, for a daemon of
     another user; port is the first one tried. version: of what is served. model: a torch module whose inputs' shapes
-    are counted. load_s: how long it took to load, in seconds; or see `loading`.
+    are counted. load_s: how long it took to load, in seconds; or see `loading`. kernel: False in any call forbids the
+    daemon to run its reference kernel here.
     """
     with contextlib.suppress(Exception):
+        if not kernel:
+            LEDGER.may_run_kernel = False
         _remember(version, load_s, model)
     agent = _ATTACHED.get("agent")
     if agent is None:
@@ -83,6 +90,7 @@ class Agent:
         self.problem: Optional[str] = None
         self._open_door = open_door
         self._door: Optional[Door] = None
+        self._control = Control()
         self._logged = False
         self._closed = False
         self._pid = os.getpid()
@@ -116,7 +124,8 @@ class Agent:
     def close(self) -> None:
         """Close the door for good; for whoever embeds the agent in something that outlives it."""
         self._closed = True
-        self._end_thread(FORK_WAIT_S + 1.0)
+        self._end_threads(FORK_WAIT_S + 1.0)
+        self._control.close(0.0)
         if _ATTACHED.get("agent") is self:
             del _ATTACHED["agent"]
 
@@ -162,29 +171,26 @@ class Agent:
             if caller is not None:
                 talk(caller, token=door.token, answer=self._answer)
 
-    @staticmethod
-    def _answer(question: Question) -> Answer:
+    def _answer(self, question: Question) -> Answer:
+        if isinstance(question, RunKernel):
+            return self._control.answer()
         return report(LEDGER) if isinstance(question, Ask) else Trimmed(life=life_key(), steps=trim())
 
-    def _end_thread(self, wait_s: float) -> None:
+    def _end_threads(self, wait_s: float) -> None:
         self._stop.set()
         door, thread = self._door, self._thread
-        if thread is None or thread is threading.current_thread() or not thread.is_alive():
-            return
-        if door is not None:
-            door.knock()
-        thread.join(wait_s)
-        for _ in range(50):  # from 3.12 on Python warns of forks while the kernel still sees a second thread
-            if not os.path.exists(f"/proc/self/task/{thread.native_id}"):  # noqa: PTH110 - no pathlib inside a server
-                break
-            time.sleep(0.0001)
+        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+            if door is not None:
+                door.knock()
+            await_end(thread, wait_s)
+        self._control.end(wait_s)
 
     # --- forks and the end --------------------------------------------------------------------------------------------
 
     def _before_fork(self) -> None:
         """No thread but the forking one goes into a child: what ours was at would never be finished there."""
         with self._noting():
-            self._end_thread(FORK_WAIT_S)
+            self._end_threads(FORK_WAIT_S)
 
     def _after_fork(self) -> None:
         with self._noting():
@@ -197,6 +203,7 @@ class Agent:
         with self._noting():
             door, self._door = self._door, None
             self._pid, self._stop, self._thread = os.getpid(), threading.Event(), None
+            self._control = Control()
             LEDGER.reset()
             if door is not None:
                 door.close(remove=False)
@@ -219,7 +226,10 @@ class Agent:
 
     def _at_exit(self) -> None:
         door = self._door
-        if self._pid == os.getpid() and door is not None:
+        if self._pid != os.getpid():
+            return
+        self._control.close(FORK_WAIT_S)
+        if door is not None:
             self._closed = True
             self._stop.set()
             door.close(remove=True)

@@ -25,6 +25,7 @@ class Ledger:
         self.on_fork: Optional[Callable[[], None]] = None
         self.version: Optional[str] = None
         self.model_load_s: Optional[float] = None
+        self.may_run_kernel = True
         self.counting = False  # somebody is there to count: until then the counts are not known, rather than zero
         self.reset()
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, List, Optional, Tuple
 
 from watchdog_agent import wire
+from watchdog_agent.kernel import Kernel, kernel_name
 from watchdog_agent.tensors import HASH_DIGITS, build_inputs, describe_inputs, load_tensors
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Model:
         self._module = module
         self._args, self._kwargs = inputs
         self._device = device
+        self._kernel: Optional[Kernel] = None  # built when it is wanted
         self.described = described
 
     def call(self) -> Any:
@@ -43,8 +45,12 @@ class Model:
         self._finish()
         return answer
 
-    def timed_call(self) -> Tuple[Any, wire.Timed]:
-        """The answer and how long it took; copying the input is not counted."""
+    def timed_call(self, *, control: bool = False) -> Tuple[Any, wire.Timed]:
+        """The answer and how long it took; copying the input is not counted.
+
+        control: run the reference kernel after it. When that fails nothing is lost: a device that is broken shows in
+        the next call of the model itself.
+        """
         import torch
 
         args, kwargs = self._prepared()
@@ -59,7 +65,8 @@ class Model:
         self._finish()
         latency_s = time.perf_counter() - start
         device_s = events[0].elapsed_time(events[1]) / 1000 if events else None  # milliseconds
-        return answer, wire.Timed(latency_s=latency_s, device_s=device_s)
+        control_s = self._run_kernel() if control else None
+        return answer, wire.Timed(latency_s=latency_s, device_s=device_s, control_s=control_s)
 
     @property
     def on_cuda(self) -> bool:
@@ -74,6 +81,14 @@ class Model:
             "dtype": described.dtype,
             "shapes": described.shapes,
         }
+
+    def _run_kernel(self) -> Optional[float]:
+        try:
+            if self._kernel is None:
+                self._kernel = Kernel(self._device)
+            return self._kernel.run()
+        except Exception:  # noqa: BLE001 - no memory, for example: the control is not known
+            return None
 
     def _prepared(self) -> Inputs:
         import torch
@@ -112,6 +127,7 @@ def load_model(request: wire.Load, *, life: Optional[str]) -> Model:
         model_load_s=model_load_s,
         gpu_type=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
         provenance=_provenance(files, device),
+        kernel=kernel_name(device.type),
         **describe_inputs((args, kwargs)),
     )
     return Model(module, on_device, device, described)

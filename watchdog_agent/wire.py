@@ -4,13 +4,14 @@
     worker -> daemon   loaded | timed ... timed, measured | profiled, or failed in place of any of them
 
 Each request is answered to its end before the next is sent. A line is {"v": 1, "kind": "burst", ...fields...}; NaN and
-Infinity are written as Python's json writes them. This module is shared with the daemon and loads no torch.
+Infinity are written as Python's json writes them. A field that has a default may be missing: who does not know it yet
+does not send it. This module is shared with the daemon and loads no torch.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from typing import Any, Dict, List, Mapping, Optional, Type, Union, get_args, get_origin, get_type_hints
 
 PROTOCOL = 1
@@ -47,13 +48,15 @@ class Load:
 class Burst:
     """Run warmup calls and then size calls; each is answered with `timed`, then all with one `measured`.
 
-    values: at most so many values of the last answer are returned; top_k: 0 asks for none.
+    values: at most so many values of the last answer are returned; top_k: 0 asks for none. control: run the reference
+    kernel (`kernel`) after each call.
     """
 
     warmup: int
     size: int
     values: int
     top_k: int = 0
+    control: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,10 @@ class Stop:
 
 @dataclass(frozen=True)
 class Loaded:
-    """life: pid@start_ticks, None where /proc is missing; the rest describes model, input and what runs them."""
+    """life: pid@start_ticks, None where /proc is missing; the rest describes model, input and what runs them.
+
+    kernel: the name of the reference kernel of this device; None when there is none.
+    """
 
     life: Optional[str]
     model_load_s: float
@@ -77,14 +83,19 @@ class Loaded:
     dtype: str
     gpu_type: Optional[str]
     provenance: Dict[str, str]
+    kernel: Optional[str] = None
 
 
 @dataclass(frozen=True)
 class Timed:
-    """latency_s: wall time with synchronisation; device_s: between two CUDA events, None without CUDA."""
+    """latency_s: wall time with synchronisation; device_s: between two CUDA events, None without CUDA.
+
+    control_s: wall time of the reference kernel right after it; None when it was not asked for, or failed.
+    """
 
     latency_s: float
     device_s: Optional[float] = None
+    control_s: Optional[float] = None
 
 
 @dataclass(frozen=True)
@@ -209,7 +220,8 @@ def _read(value: Any, hint: Any, where: str) -> Any:
 
 def _read_fields(value: Dict[str, Any], kind: Any, where: str) -> Any:
     hints = get_type_hints(kind)
-    if set(value) != set(hints):
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if not needed <= set(value) <= set(hints):
         raise WireError(f"{where}: fields {', '.join(sorted(value)) or 'none'}"[:200])
     return kind(**{name: _read(item, hints[name], f"{where}.{name}") for name, item in value.items()})
 

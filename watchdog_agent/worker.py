@@ -79,7 +79,7 @@ class Worker:
         try:
             with torch.inference_mode():
                 for _ in range(request.warmup + request.size):
-                    answer, timed = self._model.timed_call()
+                    answer, timed = self._model.timed_call(control=request.control)
                     self._answer(timed)
         finally:
             gc.enable()

@@ -46,11 +46,11 @@ class Canary(Protocol):
         """What it asks, as far as it knows; None until it does."""
         ...
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         """Send one burst and wait for it. A failing target is data in the burst, never an exception.
 
         golden: the answer to compare with; None compares with nothing.
-        size: requests to send; None sends as many as the plan allows (`affordable_size`).
+        size: requests to send; None sends as many as the plan allows (`affordable_size`), of `times` its size.
         One burst at a time: the caller never starts a second one while the first is in flight.
         """
         ...
@@ -60,18 +60,20 @@ class Canary(Protocol):
         ...
 
 
-def affordable_size(plan: CanaryPlan, typical_s: float | None) -> int:
+def affordable_size(plan: CanaryPlan, typical_s: float | None, *, times: int = 1) -> int:
     """Requests to send so that warm-up and burst together keep the server busy for at most max_busy of the interval.
 
-    typical_s: the usual latency; None (not known yet) answers 1, so that an unknown model is not hit with a full burst.
-    Never below 1, never above plan.size.
+    typical_s: the usual latency, with its control's where that costs the server too; None (not known yet) answers 1, so
+    that an unknown model is not hit with a full burst.
+    Never below 1, never above plan.size; times: of a burst that may be so many times as large, see
+    `baselines.closer_look`.
     """
     if typical_s is None or not math.isfinite(typical_s):
         return 1
     if typical_s <= 0:
-        return max(1, plan.size)
+        return max(1, times * plan.size)
     affordable = plan.max_busy * plan.interval_s / typical_s - plan.warmup
-    return max(1, math.floor(min(plan.size, affordable + 1e-9)))  # 0.6 / 0.06 must be 10, not 9
+    return max(1, math.floor(min(times * plan.size, affordable + 1e-9)))  # 0.6 / 0.06 must be 10, not 9
 
 
 def typical_latency(samples: Iterable[Sample]) -> float | None:
@@ -79,6 +81,12 @@ def typical_latency(samples: Iterable[Sample]) -> float | None:
     good = [s for s in samples if s.outcome is Outcome.GOOD and s.latency_s is not None]
     judged = [s for s in good if not s.tainted] or good
     return median(s.latency_s for s in judged if s.latency_s is not None) if judged else None
+
+
+def typical_control(samples: Iterable[Sample]) -> float:
+    """Median of the known controls in seconds; 0.0 without any, for then none costs the server anything."""
+    known = [s.control_s for s in samples if s.control_s is not None]
+    return median(known) if known else 0.0
 
 
 def hash_input(*parts: bytes) -> str:

@@ -11,12 +11,13 @@ from statistics import median
 
 import httpx
 
-from probes.canary.burst import CanaryPlan, affordable_size, hash_input
+from probes.canary.burst import CanaryPlan, affordable_size, hash_input, typical_control
 from probes.canary.exchange import Connection, Exchange, Question
 from probes.canary.provenance import read_life, read_provenance, secret_words
 from probes.expectation import Expectation, check_body
 from probes.messages import Burst, Family, Identity, Life, Outcome, Output, Sample, outcome_of_status
 from probes.process import WorkerWatch, cpu_seconds, find_named, generation_of, peer_life
+from probes.surroundings import Surroundings
 from probes.taint import is_tainted, run_queue_delay_s
 
 BUFFERED_BYTES = 65_536  # below what Linux buffers for a socket at first (net.ipv4.tcp_rmem): the server need not wait
@@ -27,7 +28,9 @@ class HttpCanary:
 
     expectation.status: any other status is an outcome of its own; the body is then not looked at.
     headers: replace ours of the same name; content_type goes with a body only.
-    control_url: asked with GET right after each request; None measures no control.
+    control_url: asked with GET right after each request; None measures no control there.
+    kernel: has a worker's agent run the reference kernel, and tells the seconds or None. Called right after each answer
+        of that worker, in place of control_url.
     workers: the target's processes; None leaves generation, workers_alive and worker_cpu unknown.
     version_header: the header of an answer that names the model's version.
     ssl_context: for https; None trusts what the machine trusts.
@@ -52,6 +55,7 @@ class HttpCanary:
         workers: WorkerWatch | None,
         now: Callable[[], float],
         monotonic: Callable[[], float],
+        kernel: Callable[[Life], float | None] | None = None,
         version_header: str = "x-model-version",
         ssl_context: ssl.SSLContext | None = None,
         own_delay_s: Callable[[], float] = run_queue_delay_s,
@@ -67,6 +71,8 @@ class HttpCanary:
         merged.update(dict(headers))
         self._question = Question(method=method, url=url, headers=merged, body=body)
         self._identity = Identity(input_hash=hash_input(method.encode(), httpx.URL(url).raw_path, body or b""))
+        self._kernel = kernel
+        self._kernel_s = 0.0
         self._workers = workers
         self._version_header = version_header.lower()
         queries = [httpx.URL(each).query.decode("ascii", "replace") for each in (url, control_url) if each is not None]
@@ -77,9 +83,10 @@ class HttpCanary:
         self._now = now
         self._monotonic = monotonic
         self._own_delay_s = own_delay_s
+        self._surroundings = Surroundings(monotonic=monotonic, own_delay_s=own_delay_s)
         self._latencies: deque[float] = deque(maxlen=2 * max(1, plan.size))
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         """Warm up, then send `size` requests one after the other (None: as many as the plan allows).
 
         It ends at the first time-out, so that no request is ever sent while another may still be in flight. A warm-up
@@ -90,15 +97,20 @@ class HttpCanary:
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect())
             control = None if self._control is None else stack.enter_context(self._connect())
+            before = self._surroundings.begin(run.lives)
             typical_s = self._warm_up(connection, run)
-            count = affordable_size(self.plan, typical_s) if size is None else max(1, size)
+            cost_s = None if typical_s is None else typical_s + self._kernel_s
+            count = affordable_size(self.plan, cost_s, times=times) if size is None else max(1, size)
             while not run.ended and len(run.samples) < count:
                 sample = self._sample(connection, control, run)
                 run.samples.append(sample)
                 run.ended = sample.outcome is Outcome.TIMEOUT
+            run.facts = self._surroundings.end(before, run.answered)  # while the thread that serves us is still there
         self._latencies.extend(
             s.latency_s for s in run.samples if s.outcome is Outcome.GOOD and s.latency_s is not None
         )
+        if self._kernel is not None:
+            self._kernel_s = typical_control(run.samples)
         return self._report(run, at)
 
     @property
@@ -124,6 +136,7 @@ class HttpCanary:
                 run.ended = True
                 break
             last_s = sample.latency_s
+            self._kernel_s = self._kernel_s or (sample.control_s or 0.0)
         run.forget_cpu()
         return median(self._latencies) if self._latencies else last_s
 
@@ -136,14 +149,15 @@ class HttpCanary:
         run.add_cpu(took_s, cpu_before, cpu_seconds(run.lives))
         own_delay_s = self._own_delay_s() - delay_before
         outcome, detail = self._judge(exchange, run)
+        life = self._find_life(exchange, connection, run)
         return Sample(
             at=at,
             outcome=outcome,
             latency_s=exchange.latency_s,
             first_byte_s=exchange.first_byte_s,
             connect_s=exchange.connect_s,
-            control_s=None if outcome is Outcome.TIMEOUT else self._ask_control(control, run),
-            life=self._find_life(exchange, connection, run),
+            control_s=self._measure_control(control, outcome, life, run),
+            life=life,
             tainted=not _is_beyond_us(exchange)
             and is_tainted(own_delay_s, took_s if exchange.latency_s is None else exchange.latency_s),
             detail=detail,
@@ -158,6 +172,19 @@ class HttpCanary:
         outcome, detail, output = check_body(exchange.body, self._expectation, run.golden)
         run.output = output or run.output
         return outcome, detail
+
+    def _measure_control(
+        self, control: Connection | None, outcome: Outcome, life: str | None, run: _Run
+    ) -> float | None:
+        if self._kernel is None:
+            return None if outcome is Outcome.TIMEOUT else self._ask_control(control, run)
+        answered = outcome.family in (Family.GOOD, Family.WRONG)
+        worker = next((w for w in run.lives if w.key == life or (life is None and len(run.lives) == 1)), None)
+        if worker is None or not answered or run.control_ended:
+            return None
+        took_s = self._kernel(worker)
+        run.control_ended = took_s is None  # what it cannot do now it cannot do in a moment
+        return took_s
 
     def _ask_control(self, control: Connection | None, run: _Run) -> float | None:
         """Seconds; None when it failed. After a time-out the burst asks no more controls: they would hold it up."""
@@ -191,10 +218,11 @@ class HttpCanary:
             samples=tuple(run.samples),
             identity=self._identity,
             output=run.output,
-            provenance=run.provenance,
+            provenance=run.provenance if self._kernel is None else {**run.provenance, "control": "agent"},
             generation=generation_of(run.lives),
             workers_alive=None if self._workers is None else len(run.lives),
             worker_cpu=run.busiest,
+            facts=run.facts,
         )
 
 
@@ -220,6 +248,13 @@ class _Run:
     control_ended: bool = False
     cpu_s: dict[Life, float] = field(default_factory=dict)
     waited_s: float = 0.0
+    facts: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def answered(self) -> tuple[Life, ...]:
+        """The workers that did; all of them where nobody knows."""
+        named = {sample.life for sample in self.samples}
+        return tuple(life for life in self.lives if life.key in named) or self.lives
 
     def add_cpu(self, waited_s: float, before: Mapping[Life, float], after: Mapping[Life, float]) -> None:
         self.waited_s += waited_s

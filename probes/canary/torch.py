@@ -16,9 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from probes.canary.burst import CanaryPlan, affordable_size, typical_latency
+from probes.canary.burst import CanaryPlan, affordable_size, typical_control, typical_latency
 from probes.expectation import MAX_GOLDEN_VALUES, Expectation, check_output
 from probes.messages import Burst, Identity, OpStat, Outcome, Output, Sample, Snapshot
+from probes.process import life_of
+from probes.surroundings import Surroundings
+from probes.taint import run_queue_delay_s
 from probes.worker import WorkerError, WorkerProcess
 from watchdog_agent import wire
 
@@ -37,7 +40,9 @@ class TorchCanary:
     python: the interpreter to run it with; None is this one. device: cpu, cuda or auto.
     input_spec: see `watchdog_agent.tensors.build_inputs`.
     withheld: variables of our environment that the worker does not get.
+    control: whether a fixed reference kernel runs on the same device after each call.
     load_timeout_s: from the start of the worker until the model has made its first, discarded calls.
+    own_delay_s: a counter of our own delay (`taint.OwnDelay`), asked from the thread that runs the burst.
 
     The last answer of a burst is checked and stands for all of them: same input, same weights.
     Raises wire.WireError (a ValueError) for an input_spec that is not plain JSON of a moderate size.
@@ -60,8 +65,10 @@ class TorchCanary:
         folder: Path | None = None,
         load_timeout_s: float = 300.0,
         withheld: frozenset[str] = frozenset(),
+        control: bool = True,
         now: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        own_delay_s: Callable[[], float] = run_queue_delay_s,
     ) -> None:
         self.target = target
         self.name = name
@@ -78,8 +85,10 @@ class TorchCanary:
         self._python = python or sys.executable
         self._load_timeout_s = load_timeout_s
         self._withheld = withheld
+        self._control = control
         self._now = now
         self._monotonic = monotonic
+        self._surroundings = Surroundings(monotonic=monotonic, own_delay_s=own_delay_s)
         self._lock = threading.Lock()
         self._closed = False
         self._worker: WorkerProcess | None = None
@@ -88,23 +97,31 @@ class TorchCanary:
         self._settled = False
         self._typical_s: float | None = None
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         """Run the model; blocks for at most load_timeout_s + (warmup + size + 1) * timeout_s and a few seconds."""
         with self._lock:
             at = self._now()
             samples: list[Sample] = []
             calls: list[wire.Timed] = []
+            around: Mapping[str, float] = {}
             measured: wire.Measured | None = None
             try:
                 worker = self._ready_worker()
-                wanted = affordable_size(self.plan, self._typical_s) if size is None else max(1, size)
-                for timed in self._calls(worker, wanted):
-                    calls.append(timed)
-                    samples.append(self._sample(Outcome.GOOD, latency_s=timed.latency_s))
+                wanted = affordable_size(self.plan, self._typical_s, times=times) if size is None else max(1, size)
+                life = life_of(worker.pid)
+                lives = () if life is None else (life,)
+                before = self._surroundings.begin(lives)
+                try:
+                    for timed in self._calls(worker, wanted):
+                        calls.append(timed)
+                        samples.append(self._sample(Outcome.GOOD, timed))
+                finally:
+                    around = self._surroundings.end(before, lives)
                 measured = worker.receive(wire.Measured, timeout_s=self.plan.timeout_s)
             except WorkerError as failure:
                 samples.append(self._sample(failure.outcome, detail=failure.detail))
-            self._typical_s = typical_latency(samples) or self._typical_s
+            if (typical_s := typical_latency(samples)) is not None:
+                self._typical_s = typical_s + typical_control(samples)
             output = None if measured is None else _output(measured.output)
             if measured is not None:
                 outcome, detail = self._check(output, golden)
@@ -117,8 +134,8 @@ class TorchCanary:
                 identity=self._identity or Identity(input_hash="unknown"),
                 isolated=True,
                 output=output,
-                provenance={} if self._loaded is None else self._loaded.provenance,
-                facts=self._facts(measured, [t.device_s for t in calls if t.device_s is not None]),
+                provenance={} if self._loaded is None else self._provenance(self._loaded),
+                facts={**self._facts(measured, [t.device_s for t in calls if t.device_s is not None]), **around},
             )
 
     def profile(self, steps: int = 20) -> Snapshot:
@@ -162,10 +179,10 @@ class TorchCanary:
         if worker is None or not worker.usable:
             worker = self._start(deadline)
         if not self._settled:
-            worker.send(wire.Burst(warmup=SETTLING_CALLS, size=0, values=0))
+            worker.send(wire.Burst(warmup=SETTLING_CALLS, size=0, values=0, control=self._control))
             for _ in range(SETTLING_CALLS):
                 timed = worker.receive(wire.Timed, timeout_s=deadline - self._monotonic())
-                self._typical_s = timed.latency_s
+                self._typical_s = timed.latency_s + (timed.control_s or 0.0)
             worker.receive(wire.Measured, timeout_s=deadline - self._monotonic())
             self._settled = True
         return worker
@@ -200,7 +217,11 @@ class TorchCanary:
     def _calls(self, worker: WorkerProcess, size: int) -> Iterator[wire.Timed]:
         """The calls that count, as they come; each has a deadline of its own. Raises WorkerError."""
         request = wire.Burst(
-            warmup=self.plan.warmup, size=size, values=MAX_GOLDEN_VALUES, top_k=self._expectation.top_k or 0
+            warmup=self.plan.warmup,
+            size=size,
+            values=MAX_GOLDEN_VALUES,
+            top_k=self._expectation.top_k or 0,
+            control=self._control,
         )
         worker.send(request)
         for index in range(request.warmup + size):
@@ -208,14 +229,22 @@ class TorchCanary:
             if index >= request.warmup:
                 yield timed
 
-    def _sample(self, outcome: Outcome, *, latency_s: float | None = None, detail: str = "") -> Sample:
+    def _sample(self, outcome: Outcome, timed: wire.Timed | None = None, *, detail: str = "") -> Sample:
+        latency_s, control_s = (None, None) if timed is None else (timed.latency_s, timed.control_s)
         return Sample(
             at=self._now() - (latency_s or 0.0),
             outcome=outcome,
             latency_s=latency_s,
+            control_s=control_s,
             life=None if self._loaded is None else self._loaded.life,
             detail=detail,
         )
+
+    def _provenance(self, loaded: wire.Loaded) -> Mapping[str, str]:
+        """With the control's name: two kinds of control are not to be compared, and each leaves caches its own way."""
+        if not self._control or loaded.kernel is None:
+            return loaded.provenance
+        return {**loaded.provenance, "control": loaded.kernel}
 
     def _check(self, output: Output | None, golden: Output | None) -> tuple[Outcome, str]:
         if output is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import psutil
@@ -39,12 +38,8 @@ def test_asking_does_not_initialise_cuda() -> None:
 
 
 @pytest.mark.gpu
-def test_allocator_figures_follow_a_tensor() -> None:
+def test_allocator_figures_follow_a_tensor(cuda: None) -> None:
     """Current rises and falls with a tensor; the peak stays until it is reset."""
-    if not torch.cuda.is_available():
-        if os.environ.get("REQUIRE_GPU") == "1":
-            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
-        pytest.skip("torch sees no CUDA device")
     before = torch.ones(1, device="cuda")
     start = memory.allocator_bytes()["allocated_bytes"]
     held = torch.ones(1 << 20, device="cuda")
@@ -60,12 +55,8 @@ def test_allocator_figures_follow_a_tensor() -> None:
 
 
 @pytest.mark.gpu
-def test_a_serving_process_tells_of_its_allocator_and_trims_it() -> None:
+def test_a_serving_process_tells_of_its_allocator_and_trims_it(cuda: None) -> None:
     """What is freed stays reserved until the trim; what is held stays."""
-    if not torch.cuda.is_available():
-        if os.environ.get("REQUIRE_GPU") == "1":
-            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
-        pytest.skip("torch sees no CUDA device")
     held = torch.ones(8 << 20, device="cuda")
     freed = torch.ones(64 << 20, device="cuda")
     del freed

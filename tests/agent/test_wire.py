@@ -16,7 +16,7 @@ from watchdog_agent import wire
 
 MESSAGES = [
     wire.Load(model="m.pt2", input={"shape": [1, 16], "seed": 0}, device="cpu", folder="/srv", weights=None),
-    wire.Burst(warmup=1, size=10, values=1024, top_k=5),
+    wire.Burst(warmup=1, size=10, values=1024, top_k=5, control=True),
     wire.Profile(steps=20),
     wire.Stop(),
     wire.Loaded(
@@ -27,8 +27,10 @@ MESSAGES = [
         dtype="float32",
         gpu_type=None,
         provenance={"torch": "2.9"},
+        kernel="gemm 512 float32 cpu",
     ),
     wire.Timed(latency_s=0.01, device_s=None),
+    wire.Timed(latency_s=0.01, control_s=0.001),
     wire.Measured(
         output=wire.Summary(
             content_hash="ab",
@@ -97,6 +99,14 @@ def test_what_is_no_message_is_refused_by_name(line: bytes, why: str) -> None:
         wire.decode(line)
     assert why in str(caught.value)
     assert len(str(caught.value)) < 300
+
+
+def test_a_field_that_has_a_default_may_be_missing() -> None:
+    """Who does not know it yet does not send it; one that is needed is missed all the same."""
+    assert wire.decode(_line()) == wire.Timed(latency_s=1.0)
+    assert wire.decode(b'{"v": 1, "kind": "burst", "warmup": 1, "size": 2, "values": 3}') == wire.Burst(
+        warmup=1, size=2, values=3, top_k=0, control=False
+    )
 
 
 @given(

@@ -26,6 +26,7 @@ def make_burst(
     provenance: Mapping[str, str] | None = None,
     workers_alive: int | None = None,
     worker_cpu: float | None = None,
+    facts: Mapping[str, float] | None = None,
 ) -> Burst:
     """One burst; a latency belongs to each outcome, and is dropped where no answer came."""
     count = len(latencies)
@@ -50,6 +51,7 @@ def make_burst(
         provenance=provenance or {},
         workers_alive=workers_alive,
         worker_cpu=worker_cpu,
+        facts=facts or {},
     )
 
 

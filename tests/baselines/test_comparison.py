@@ -74,10 +74,15 @@ def test_undecided_is_decided_by_more_bursts(seed: int) -> None:
 
 
 def test_the_advice_is_the_root_of_n_rule() -> None:
-    """A half-width twice the distance to the threshold asks for three times as many bursts on top."""
+    """A half-width twice the distance to the threshold asks for three times as many bursts on top.
+
+    So it is beside an active baseline that knows all; beside one of as many bursts not even endlessly many would do.
+    """
     ratio = Ratio(estimate=1.2 / 1.1, low=1.2 / 1.1 / 1.21, high=1.2 / 1.1 * 1.21)
-    assert _more_bursts(ratio, 1.2, 10) == 30
-    assert _more_bursts(replace(ratio, estimate=1.1999), 1.2, 10) is None
+    assert _more_bursts([ratio], 1.2, 10, 10**12) == 30
+    assert _more_bursts([ratio], 1.2, 10, 10) is None
+    assert _more_bursts([replace(ratio, estimate=1.1999)], 1.2, 10, 10**12) is None
+    assert _more_bursts([ratio, Ratio(estimate=1.0, low=0.9, high=1.1)], 1.2, 10, 40) == 150
 
 
 @settings(max_examples=30, deadline=None)

@@ -327,8 +327,8 @@ class TestBaselines:
                 [(first, "deploy"), (second, "deploy"), (other, "deploy"), (first, "rollback")]
             ):
                 baseline_store.promote(connection, baseline, at=NOW + number, by="ana", why=why)
-            assert baseline_store.active_baseline(connection, "chat", "default") == first
-            assert baseline_store.active_baseline(connection, "chat", "long") == other
+            active = [baseline_store.active_baseline(connection, "chat", name) for name in ("default", "long")]
+            assert active == [replace(first, since=NOW + 3), replace(other, since=NOW + 2)]
             history = baseline_store.promotions(connection, "chat", "default")
             newest = baseline_store.promotions(connection, "chat", "default", limit=1)
             assert [b.label for b in baseline_store.list_baselines(connection, "chat", "default")] == ["v2", "v1"]
@@ -348,7 +348,7 @@ class TestBaselines:
             )
             baseline_store.promote(connection, first, at=NOW, by="ana", why="")
             baseline_store.promote(connection, second, at=NOW - 3600, by="ana", why="")
-            assert baseline_store.active_baseline(connection, "chat", "default") == second
+            assert baseline_store.active_baseline(connection, "chat", "default") == replace(second, since=NOW - 3600)
 
     def test_the_active_one_is_found_without_reading_all(self, database: Database) -> None:
         """A year of promotions is neither read nor sorted for what every judgement asks for; nor are baselines."""

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from baselines.leak import LeakPolicy, LeakWatch
-from baselines.leak_kind import LeakKind, follows_shapes
+from baselines.leak_kind import LeakKind, follows_shapes, kind_of
 from baselines.verdict import Level, Reason, Status, Verdict
 from probes.messages import MemorySample
 
@@ -152,3 +152,19 @@ def test_a_leak_that_follows_shapes_is_told_so() -> None:
     shapes = np.cumsum(rng.poisson(0.6 * (1 + (TIMES // 600) % 3), len(TIMES))).astype(float)
     verdict = follow(host_anon_bytes=MB * shapes, shapes=shapes)
     assert verdict.evidence["kind"] == LeakKind.NEW_SHAPES
+
+
+@pytest.mark.parametrize(
+    ("others", "kind"),
+    [
+        pytest.param({}, LeakKind.DEVICE, id="no agent"),
+        pytest.param({"reserved_bytes": 95.0, "allocated_bytes": 1.0}, LeakKind.FRAGMENTATION, id="reserved"),
+        pytest.param({"reserved_bytes": 95.0, "allocated_bytes": 90.0}, LeakKind.TENSORS, id="live tensors"),
+        pytest.param({"reserved_bytes": 5.0, "outside_torch_bytes": 95.0}, LeakKind.OUTSIDE_TORCH, id="outside torch"),
+        pytest.param({"reserved_bytes": 0.0, "outside_torch_bytes": 0.0}, LeakKind.DEVICE, id="an agent that is gone"),
+    ],
+)
+def test_a_device_that_fills_is_told_by_the_part_of_it_that_grows(others: dict[str, float], kind: LeakKind) -> None:
+    """The driver's figure may be the first that a leak is seen in; the agent's say already whose it is."""
+    slopes = {"gpu_used_bytes": 100.0, **others}
+    assert kind_of("gpu_used_bytes", slopes, gain=1e9, trimmed=0.0, by_shapes=False) is kind

@@ -15,7 +15,7 @@ from benchmarks.leak_recorded import BETWEEN, HARMLESS, LEAKS, RECORDINGS, judge
 def test_a_real_leak_is_found_and_stays_found(variant: str) -> None:
     """While a third of the recording was seen, with about the slope that the server itself counted."""
     series = read(variant)
-    judged = judge(series)
+    judged = judge(series.points)
     assert judged.told is not None
     assert judged.told.at < series.points[-1].at / 3
     assert judged.last.status is Status.WORSE
@@ -27,12 +27,12 @@ def test_a_real_leak_is_found_and_stays_found(variant: str) -> None:
 @pytest.mark.parametrize("variant", HARMLESS)
 def test_a_healthy_server_is_never_called_leaking(variant: str) -> None:
     """It warms up, fills its cache, and meets new shapes all the while."""
-    assert judge(read(variant)).told is None
+    assert judge(read(variant).points).told is None
 
 
 def test_a_cache_that_fills_for_long_is_no_leak_in_the_end() -> None:
     """While it fills, nothing tells it from a leak; once it is full, what was said of it is over."""
-    assert judge(read("slow_cache")).last.status is Status.OK
+    assert judge(read("slow_cache").points).last.status is Status.OK
 
 
 def test_the_rule_of_thumb_alarms_on_the_healthy_server() -> None:

@@ -206,7 +206,7 @@ class TestBaselines:
                 baseline_store.promote(connection, later, at=NOW + i, by="ana", why="")
             baseline_store.promote(connection, first, at=NOW, by="ana", why="rollback")
             prune(connection, POLICY, now=NOW)
-            assert baseline_store.active_baseline(connection, "chat", "default") == first
+            assert baseline_store.active_baseline(connection, "chat", "default") == replace(first, since=NOW)
             stored = self.left(connection)
             promoted = {p.baseline_id for p in baseline_store.promotions(connection, "chat", "default")}
         assert len(stored) == KEPT_BASELINES + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 
 import pytest
 from cli_stage import FAST, Ended, Stage
@@ -29,6 +30,16 @@ KEYS = {
     "ratio",
     "ratio_low",
     "ratio_high",
+    "reason",
+    "bursts",
+    "looks",
+    "stopped_early",
+    "control_ratio",
+    "control_p95_ratio",
+    "own_floor_ratio",
+    "delay_at_threshold_bursts",
+    "smallest_rise",
+    "false_alarms_per_month",
 }
 
 
@@ -62,7 +73,7 @@ def test_slower_server_is_refused_until_a_person_accepts_it(stage: Stage) -> Non
     stage.model.delay_s = SLOW_S
     refused = stage.run(FAST)
     assert (first.code, refused.code) == (0, 2)
-    assert refused.out.startswith("SLOWER chat/default: p95 is ")
+    assert re.match("SLOWER chat/default: (p95|median) is ", refused.out)
     assert listed(stage) == [(2, False), (1, True)]
 
     accepted, shown, diff = (
@@ -85,6 +96,31 @@ def test_slower_server_is_refused_until_a_person_accepts_it(stage: Stage) -> Non
     assert (same.code, back.code, promoted.code) == (0, 0, 0)
     assert back.out.startswith("active for chat/default: baseline 1: ")
     assert listed(stage) == [(3, False), (2, True), (1, False)]
+
+
+def test_answer_is_told_as_soon_as_it_is_sure(stage: Stage) -> None:
+    """On the way, for people who wait; nothing of the kind while there is nothing to compare with."""
+    long = "baseline --apart 10ms --samples 144"  # twelve bursts, looked at after 6 and 9
+    first, second = stage.run(long), stage.run(long)
+    assert (first.code, second.code) == (0, 0)
+    assert "so far" not in first.err
+    assert "of 12, good; not slower so far" in second.err
+
+
+def test_json_tells_how_it_was_measured(stage: Stage) -> None:
+    """How many bursts it took, how often it was looked at, and what the control did."""
+    stage.write_config(canary=f'control_url = "http://127.0.0.1:{stage.model.port}/health"')
+    stage.run(FAST)
+    same = stage.run(FAST, "--json")
+    stage.model.scale = 1.5
+    other = stage.run("baseline --apart 10ms --samples 144 --json")
+    (row,), (refused,) = same.json(), other.json()
+    assert row["bursts"] >= 6
+    assert row["looks"] >= 1
+    assert row["stopped_early"] is False
+    assert min(row["control_ratio"], row["control_p95_ratio"], row["own_floor_ratio"]) > 0
+    assert (refused["result"], refused["looks"], refused["stopped_early"]) == ("output_differs", 1, True)
+    assert (refused["control_ratio"], refused["reason"]) == (None, None)
 
 
 def test_another_answer_is_refused(stage: Stage) -> None:

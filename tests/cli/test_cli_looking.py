@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from builders import make_burst, make_incident
 from cli_stage import FAST, Ended, Stage
+from page_stage import Page, page
 
 from alerts import recycle_store
 from alerts import store as alert_store
@@ -19,8 +20,12 @@ from alerts.episode import Trigger
 from alerts.recycle_store import Episode, Step
 from baselines import burst_store, memory_store, snapshot_store, verdict_store
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from probes import facts
 from probes.messages import MemorySample, OpStat, Snapshot
+from watchdog.cli.canary import describe_surroundings
 from watchdog.turns import hold
+
+__all__ = ["page"]  # a fixture
 
 MEMORY = """
 [target.process]
@@ -93,13 +98,68 @@ def test_recorded_canary_is_what_replay_reads(stage: Stage) -> None:
     recorded = [stage.run("canary chat --bursts 6 --record", str(record)) for _ in range(2)]
     with record.open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["time", "latency_s", "ok", "reason", "burst", "control_s", "worker"]
+    assert header == ["time", "latency_s", "ok", "reason", "burst", "control_s", "load", "worker"]
     tainted = [int(n) for e in recorded for n in re.findall(r"^watchdog: (\d+) sample\(s\) tainted", e.err)]
     assert len(rows) == 2 * 6 * 12 - sum(tainted)
     assert len({row[4] for row in rows}) == 12
     judged = stage.run("replay", str(record), "--baseline-rows", "0:60", "--what-if", "threshold=4", "--json")
     assert [e.code for e in (*recorded, judged)] == [0, 0, 0], judged.said
-    assert judged.err == ""
+    assert "is not known" not in judged.err
+
+
+def test_load_is_recorded_shown_and_asked_for(stage: Stage, page: Page) -> None:
+    """The column `load`, the line about a burst, and what `check --live` says of it."""
+    page.text = "waiting 3\n"
+    stage.write_config(after=f'[target.load]\nurl = "{page.url}"\nmetric = "waiting"\n')
+    record = stage.folder / "samples.csv"
+    ended, check = stage.run("canary chat --record", str(record)), stage.run("check --live")
+    assert (ended.code, check.code) == (0, 0)
+    assert re.search(r"^  around it: load 3, .*own delay \d", ended.out, re.MULTILINE)
+    assert "  ok   chat load: good, 3\n" in check.out
+    with record.open(newline="") as file:
+        assert {row["load"] for row in csv.DictReader(file)} == {"3"}
+    page.text, page.status = "", 404
+    check = stage.run("check --live")
+    assert check.code == 2
+    assert "  FAIL chat load: status 404, expected 200\n" in check.out
+    assert len(page.headers) == 4, "what failed a moment ago is not asked again"
+
+
+def test_every_fact_around_a_burst_has_words() -> None:
+    """And what is not known is not spoken of."""
+    names = [value for name, value in vars(facts).items() if name.isupper()]
+    assert len(names) == 11
+    assert describe_surroundings({"model_load_s": 1.0}) == ""
+    assert describe_surroundings(dict.fromkeys(names, 1.0)).count(", ") == len(names) - 1
+    said = describe_surroundings({facts.GPU_THROTTLE: 36.0, facts.SM_CLOCK_HZ: 1.98e9, facts.CPU_STEAL: 0.125})
+    assert said == "CPU stolen 12.5%, SM clock 1980 MHz, clock event reasons 0x24"
+
+
+def test_load_that_is_a_rate_is_asked_for_twice(stage: Stage, page: Page) -> None:
+    """One reading tells no rate: `check --live` takes a second one."""
+    counts = iter(range(0, 9000, 1000))
+    page.on_ask = lambda: setattr(page, "text", f"# TYPE queued_us counter\nqueued_us {next(counts)}\n")
+    stage.write_config(after=f'[target.load]\nurl = "{page.url}"\nmetric = "queued_us"\nrate = true\n')
+    check = stage.run("check --live")
+    assert check.code == 0
+    assert re.search(r"^  ok   chat load: good, \d+", check.out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("before", "says"),
+    [
+        ("time,latency_s,ok,reason,burst,control_s,worker\n", "its first line is not time,latency_s,ok,"),
+        ("\xff\xfe\x00", "it is no recording"),
+    ],
+)
+def test_recording_of_other_columns_is_not_continued(stage: Stage, before: str, says: str) -> None:
+    """Nothing is asked and nothing written: its rows would be read as something else."""
+    record = stage.folder / "samples.csv"
+    record.write_bytes(before.encode("latin-1"))
+    ended = stage.run("canary chat --record", str(record))
+    assert ended.code == 1
+    assert says in ended.err
+    assert (record.read_bytes(), stage.model.requests) == (before.encode("latin-1"), [])
 
 
 # --- status, history, headroom, profile -------------------------------------------------------------------------------

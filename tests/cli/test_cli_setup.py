@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from agent_stage import answer_of, folder, life, script, stop
+from agent_stage import answer_of, folder, life, script, stop, wait_for
 from cli_stage import SECRET, Ended, Stage
 
 from baselines import memory_store
@@ -145,6 +145,28 @@ def test_check_live_tells_of_each_workers_agent(stage: Stage, folder: Path) -> N
         memory_store.add_memory(connection, [sample])
     database.close()
     assert "worker 0: 100 MB, agent good, serves 0.24, 7 requests" in stage.run("status").out
+
+
+@pytest.mark.parametrize(
+    ("load", "mark", "says"),
+    [
+        ("", "FAIL", "torch is not loaded in this process\n"),
+        ("import torch\ntorch.set_num_threads(1)\n", "ok  ", " ms (gemm 512 float32 cpu)\n"),
+    ],
+    ids=["without torch", "with torch"],
+)
+def test_check_live_tells_of_the_kernel_in_each_worker(
+    stage: Stage, folder: Path, load: str, mark: str, says: str
+) -> None:
+    """What it took there, or why there is none; a crowded machine may need more than one question to build it."""
+    code = f"import sys\n{load}from watchdog_agent.attach import attach\nattach(folder=sys.argv[1])\n"
+    with script(code + "print('ready', flush=True)\nsys.stdin.read()\n", str(folder)) as worker:
+        answer_of(folder, life(worker.pid))
+        process = f"[target.process]\nparent_pid = {worker.pid}\nworkers = 'self'\n"
+        stage.write_config(after=f'{process}[target.agent]\nfolder = "{folder}"\n')
+        stage.config.write_text(stage.config.read_text().replace("\njson", '\ncontrol = "agent"\njson', 1))
+        said = wait_for(lambda: text if says in (text := stage.run("check --live").out) else "", says)
+        assert f"{mark} chat/default control in {worker.pid}: " in said
 
 
 def test_check_live_misses_no_gpu_that_nobody_asked_for(stage: Stage) -> None:

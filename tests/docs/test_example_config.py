@@ -35,6 +35,7 @@ MODELS: dict[str, tuple[type[Section], ...]] = {
     "target.process": (config.ProcessSection,),
     "target.gpu": (config.GpuSection,),
     "target.agent": (config.AgentSection,),
+    "target.load": (config.LoadSection,),
     "target.regression": (config.RegressionSection,),
     "target.leak": (config.LeakSection,),
     "target.limits": (config.LimitsSection,),
@@ -46,6 +47,7 @@ SECRETS = (
     "WATCHDOG_TOKEN",
     "MODEL_AUTHORIZATION",
     "WATCHDOG_AGENT_TOKEN",
+    "METRICS_AUTHORIZATION",
 )
 
 

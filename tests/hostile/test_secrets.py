@@ -27,6 +27,7 @@ from watchdog.config import load_config
 pytestmark = pytest.mark.slow
 
 PLACES = "token hook hook_sign slack refused redirect tls header_env header_file header_plain query control"
+PLACES += " load_header load_query"
 SECRETS = {name: f"s3cr3t-{name.replace('_', '-')}-9f8e7d" for name in PLACES.split()}
 COLLECTIONS = "targets verdicts incidents baselines deliveries recycles silences history?target=echo"
 READ = ["/", "/healthz", "/readyz", "/readyz/echo", "/metrics", "/api/v1/openapi.json", "/nothing"]
@@ -180,6 +181,10 @@ X-Plain = "{SECRETS["header_plain"]}"
 [target.canary.expect]
 json_path = "numbers"
 rtol = 0.01
+[target.load]
+url = "{there}/metrics?key={SECRETS["load_query"]}"
+metric = "x"
+headers = {{ X-Key = "env:PLANTED_LOAD_HEADER" }}
 {more}
 """)
 

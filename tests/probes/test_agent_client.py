@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from agent_stage import answer_of, script, stop
@@ -24,7 +25,7 @@ from probes.messages import Life, MemorySample
 from probes.process import find_named, life_of
 from probes.reading import FAULT_WORDS, AgentFault, implausible
 from watchdog_agent import agent_wire
-from watchdog_agent.agent_wire import Held, Report, Step, Trimmed
+from watchdog_agent.agent_wire import Held, Ran, Report, Step, Trimmed
 
 ATTACH = "import sys\nfrom watchdog_agent.attach import attach\nattach(folder=sys.argv[1])\n"
 REST = "print('ready', flush=True)\nsys.stdin.read()\n"
@@ -136,6 +137,41 @@ def test_every_way_to_be_at_fault_has_its_word(folder: Path, answer: bytes | Non
     assert found == fault, detail
     assert bool(detail) == (fault is not None)
     assert detail.isprintable()
+
+
+RAN = Ran(life=None, kernel="gemm", took_s=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"took_s": 0.0}, AgentFault.IMPLAUSIBLE),
+        ({"took_s": -1.0}, AgentFault.IMPLAUSIBLE),
+        ({"took_s": float("nan")}, AgentFault.IMPLAUSIBLE),
+        ({"took_s": 5.0}, AgentFault.IMPLAUSIBLE),  # longer than we have waited
+        ({"kernel": "\x1b[2J"}, AgentFault.IMPLAUSIBLE),
+        ({"kernel": "x" * 101}, AgentFault.IMPLAUSIBLE),
+        ({"life": "1@1"}, AgentFault.STRANGER),
+    ],
+)
+def test_a_run_that_cannot_be_right_is_none(folder: Path, change: dict[str, Any], fault: AgentFault | None) -> None:
+    """The worker's own clock cannot have run for longer than the daemon has waited."""
+    told = replace(RAN, **{"life": me().key, **change})
+    with answering(folder / f"{me().key}.sock", lambda _: agent_wire.encode_answer(told)):
+        asking = AgentClient(AgentSpec(folder=folder, timeout_s=2.0), monotonic=time.monotonic)
+        reading = asking.run_kernel(me())
+        assert (reading.fault, reading.ran) == (fault, told if fault is None else None)
+        assert asking.kernel_s(me()) == (1e-9 if fault is None else None)
+
+
+def test_an_agent_that_hung_runs_no_kernel(folder: Path) -> None:
+    """It is left alone for a while, so that a burst waits for it once and not ten times."""
+    questions: list[bytes] = []
+    with answering(folder / f"{me().key}.sock", questions.append):
+        asking = AgentClient(AgentSpec(folder=folder, timeout_s=0.2), monotonic=time.monotonic)
+        assert [asking.run_kernel(me()).fault for _ in range(3)] == [AgentFault.SILENT] * 3
+    assert len(questions) == 1
 
 
 def test_every_fault_has_words() -> None:

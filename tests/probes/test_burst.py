@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probes.canary.burst import CanaryPlan, affordable_size, hash_input, typical_latency
+from probes.canary.burst import CanaryPlan, affordable_size, hash_input, typical_control, typical_latency
 from probes.messages import Outcome, Sample
 
 
@@ -42,6 +42,13 @@ def test_typical_latency_is_over_good_untainted_samples() -> None:
     assert typical_latency([*good, tainted, failed]) == 0.2
     assert typical_latency([tainted, failed]) == 5.0
     assert typical_latency([failed]) is None
+
+
+def test_typical_control_is_over_those_that_are_known() -> None:
+    """Without any it costs nothing."""
+    samples = [Sample(at=0, outcome=Outcome.GOOD, latency_s=1.0, control_s=s) for s in (0.1, 0.3, None, 0.2)]
+    assert typical_control(samples) == 0.2
+    assert typical_control(samples[2:3]) == 0.0
 
 
 def test_an_input_hash_knows_where_its_parts_end() -> None:

@@ -270,6 +270,72 @@ def test_a_failing_control_costs_the_canary_nothing(server: FaultServer, path: s
     assert server.paths().count(path) == asked
 
 
+class Workers:
+    """The worker that the agent's header names, or as many as are given."""
+
+    def __init__(self, *lives: Life) -> None:
+        self.lives = lives
+
+    def find(self) -> dict[int, Life]:
+        return dict(enumerate(self.lives))
+
+
+NAMED = Life(pid=41, start_ticks=99)  # by the header of /named
+OTHER = Life(pid=42, start_ticks=99)
+
+
+@pytest.mark.parametrize(
+    ("path", "lives", "asked"),
+    [
+        ("/named", [OTHER, NAMED], NAMED),
+        ("/ok", [OTHER], OTHER),
+        ("/ok", [NAMED, OTHER], None),
+        ("/ok", [], None),
+        ("/status/503", [OTHER], None),
+    ],
+    ids=["named", "the only one", "nobody knows which", "none", "no answer to compare"],
+)
+def test_the_kernel_runs_in_the_worker_that_answered(
+    server: FaultServer, path: str, lives: list[Life], asked: Life | None
+) -> None:
+    """Once after each answer, the warm-up's too, so that it is warm as well; its seconds are the control."""
+    runs: list[tuple[Life, int]] = []
+
+    def kernel(life: Life) -> float:
+        runs.append((life, len(server.received)))
+        return len(runs) / 1000
+
+    workers: Any = Workers(*lives)
+    burst = build(server.url(path), plan={"warmup": 1}, workers=workers, kernel=kernel).burst(size=2)
+    if asked is None:
+        assert runs == []
+        assert {s.control_s for s in burst.samples} == {None}
+    else:
+        assert runs == [(asked, 1), (asked, 2), (asked, 3)]
+        assert [s.control_s for s in burst.samples] == [0.002, 0.003]
+    assert burst.provenance["control"] == "agent", "also where the agent did not answer: nothing has changed"
+
+
+def test_a_worker_that_runs_no_kernel_is_asked_once_a_burst(server: FaultServer) -> None:
+    """The canary is as good as before; the next burst tries again."""
+    runs: list[Life] = []
+    workers: Any = Workers(NAMED)
+    canary = build(server.url("/ok"), workers=workers, kernel=runs.append)
+    for asked in (1, 2):
+        burst = canary.burst(size=3)
+        assert [(s.outcome, s.control_s) for s in burst.samples] == [(Outcome.GOOD, None)] * 3
+        assert len(runs) == asked
+
+
+def test_the_kernel_counts_towards_max_busy(server: FaultServer) -> None:
+    """What the worker spends on it is spent for the canary: of 4 requests within 1 s one is left at 0.9 s a kernel."""
+    workers: Any = Workers(NAMED)
+    plan = {"interval_s": 1.0, "warmup": 1}
+    burst = build(server.url("/ok"), plan=plan, workers=workers, kernel=lambda _: 0.9).burst()
+    assert len(burst.samples) == 1
+    assert len(build(server.url("/ok"), plan=plan, workers=workers, kernel=lambda _: 1e-6).burst().samples) == 4
+
+
 def test_no_control_follows_a_timeout(server: FaultServer) -> None:
     """The server may still be at the request that timed out."""
     build(server.url("/hang"), plan={"timeout_s": 0.2}, control_url=server.url("/ok")).burst(size=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import textwrap
@@ -24,6 +25,7 @@ from torch import nn
 from probes.canary.burst import CanaryPlan
 from probes.canary.torch import TorchCanary
 from probes.expectation import Expectation
+from probes.facts import SERVER_CPU, SERVER_WAIT
 from probes.messages import Burst, Outcome
 from probes.worker import ProbeError, WorkerError, WorkerProcess
 from watchdog_agent import wire
@@ -39,6 +41,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+MM = torch.mm
 print("printed at import")
 
 
@@ -88,6 +91,10 @@ class Toy(nn.Module):
             os._exit(7)
         elif mode == "segfault":
             ctypes.string_at(0)
+        elif mode == "no kernel":
+            torch.mm = None
+        elif mode == "kernel":
+            torch.mm = MM
         elif mode == "heavy":
             return torch.erfinv(self.large).sum() + self.linear(x)
         return self.linear(x)
@@ -208,7 +215,8 @@ def test_burst_tells_latency_output_and_who_measured(toy: TorchCanary) -> None:
     assert len(burst.identity.input_hash) == 16
     assert burst.provenance["torch"] == str(torch.__version__)
     assert len(burst.provenance["model_hash"]) == 16
-    assert set(burst.facts) == {"model_load_s", "host_anon_bytes"}
+    assert {"model_load_s", "host_anon_bytes", SERVER_CPU, SERVER_WAIT} <= set(burst.facts)
+    assert 0 < burst.facts[SERVER_CPU] <= (os.cpu_count() or 1)
     assert burst.facts["model_load_s"] > 0
     assert burst.facts["host_anon_bytes"] > 10e6
     assert burst.output is not None
@@ -255,6 +263,48 @@ def test_max_busy_bounds_the_burst(folder: Path, canary: Callable[..., TorchCana
     """With next to no share of the time allowed, one call is left."""
     plan = CanaryPlan(interval_s=1, timeout_s=20, size=4, warmup=1, max_busy=1e-9)
     assert len(canary(plan=plan, model="net.pt").burst().samples) == 1
+
+
+def test_each_call_has_a_control_beside_it(toy: TorchCanary) -> None:
+    """A fixed kernel on the same device, right after the call and not in its latency; its name is kept."""
+    before = time.time()
+    burst = toy.burst()
+    controls = [s.control_s for s in burst.samples]
+    assert all(control is not None and control > 0 for control in controls)
+    assert len(set(controls)) > 1
+    assert burst.provenance["control"] == "gemm 512 float32 cpu"
+    assert sum((s.latency_s or 0) + (s.control_s or 0) for s in burst.samples) < time.time() - before
+
+
+def test_a_kernel_that_fails_costs_the_burst_nothing(toy: TorchCanary, mode: Callable[[str], object]) -> None:
+    """The control is not known then; the calls are as good as before."""
+    mode("no kernel")
+    burst = toy.burst()
+    assert _outcomes(burst) == [Outcome.GOOD] * 4
+    assert [s.control_s for s in burst.samples] == [None] * 4
+    mode("kernel")
+    assert toy.burst().samples[-1].control_s is not None
+
+
+def test_without_a_control_no_kernel_runs(canary: Callable[..., TorchCanary]) -> None:
+    """Neither a time nor a name."""
+    burst = canary(control=False, model="net.pt").burst()
+    assert _last(burst) == (Outcome.GOOD, "")
+    assert {s.control_s for s in burst.samples} == {None}
+    assert "control" not in burst.provenance
+
+
+def test_the_control_counts_towards_max_busy(canary: Callable[..., TorchCanary]) -> None:
+    """A linear layer of 64 weights is far cheaper than the kernel: what is affordable is the kernel's to decide."""
+    mine = canary(model="net.pt")
+    burst = mine.burst()
+    latency_s, control_s = (
+        statistics.median(value or 0.0 for value in values)
+        for values in ([s.latency_s for s in burst.samples], [s.control_s for s in burst.samples])
+    )
+    assert mine._typical_s == pytest.approx(latency_s + control_s)
+    mine.plan = CanaryPlan(interval_s=1.0, timeout_s=20, size=4, warmup=1, max_busy=(latency_s + control_s) * 3.5)
+    assert len(mine.burst().samples) == 2
 
 
 @pytest.mark.parametrize(
@@ -625,14 +675,6 @@ def test_kernel_takes_the_worker_before_the_server() -> None:
 # CUDA.
 
 
-@pytest.fixture
-def cuda() -> None:
-    if not torch.cuda.is_available():
-        if os.environ.get("REQUIRE_GPU") == "1":
-            pytest.fail("REQUIRE_GPU=1 and torch sees no CUDA device")
-        pytest.skip("torch sees no CUDA device")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("model", ["toy.py:make", "net.pt2", "net.pt"])
 def test_cuda_is_timed_by_events_and_its_memory_told(
@@ -645,6 +687,8 @@ def test_cuda_is_timed_by_events_and_its_memory_told(
     assert 0 < burst.facts["device_latency_s"] <= latencies[-1]
     assert burst.facts["peak_allocated_bytes"] >= burst.facts["allocated_bytes"] >= 16 * 4 * 4
     assert burst.facts["reserved_bytes"] >= burst.facts["allocated_bytes"]
+    assert burst.provenance["control"] == "gemm 1024 float32 cuda x8"
+    assert all(s.control_s is not None and s.control_s > 0 for s in burst.samples)
     assert burst.identity.gpu_type == torch.cuda.get_device_name()
     assert burst.provenance["cuda"] == torch.version.cuda
 

@@ -74,6 +74,7 @@ class Bench:
     def start(self) -> None:
         """As a daemon that starts: nothing is remembered but what is in the database."""
         self.target.leaks.clear()
+        self.target.latencies.clear()
         self.metrics = Metrics(CollectorRegistry(), targets={"chat": ["default"]}, notifiers=["ops"])
         numbers = itertools.count()
         self.effects = Effects(

@@ -25,7 +25,8 @@ NAME = "must be 1 to 64 letters, digits, '_', '.' or '-', the first a letter or 
 LISTEN = 'must be host:port, for example "127.0.0.1:9477" or "[::1]:9477"'
 COMMAND = 'command = ["program", "argument", ...] is needed with kind = "command" and only there'
 CANARY_KEYS = "name, interval, timeout, burst, warmup, max_busy, expect, kind"
-HTTP_KEYS = "url, method, json, body_file, headers, control_url"
+TORCH_KEYS = "model, python, weights, input, load_timeout, control"
+HTTP_KEYS = "url, method, json, body_file, headers, control_url, control"
 EXPECT_KEYS = "status, json_path, shape, finite, rtol, atol, cosine, top_k, text"
 URL = "must be a URL that begins with http:// or https://"
 SECRET = "5ecret-Value"
@@ -69,7 +70,7 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
     ),
     "unknown key of a torch canary": (
         TARGET + '[[target.canary]]\nname = "t"\nkind = "torch"\nmodel = "m.pt2"\nurl = "http://x"',
-        [f"target[m].canary[t].url: unknown key; allowed: {CANARY_KEYS}, model, python, weights, input, load_timeout"],
+        [f"target[m].canary[t].url: unknown key; allowed: {CANARY_KEYS}, {TORCH_KEYS}"],
     ),
     "missing keys": (
         "[[target]]\n[[target.canary]]\n",
@@ -208,9 +209,52 @@ MISTAKES: dict[str, tuple[str, list[str]]] = {
         TARGET + "[target.agent]",
         ["target[m].agent: needs a [target.process] table: an agent is asked for each worker found by it"],
     ),
+    "control by an agent that nobody asks": (
+        TARGET + 'control = "agent"',
+        ['target[m].canary[0]: control = "agent" needs a [target.agent] table'],
+    ),
+    "two controls": (
+        TARGET + 'control = "agent"\ncontrol_url = "http://x"\n[target.process]\nport = 1\n[target.agent]',
+        ["target[m].canary[0]: control_url and control exclude each other"],
+    ),
+    "control of the other kind of canary": (
+        TARGET + 'control = "kernel"',
+        ["target[m].canary[0].control: must be 'agent' (given: 'kernel')"],
+    ),
+    "control of a torch canary": (
+        TARGET + '[[target.canary]]\nname = "t"\nkind = "torch"\nmodel = "m.pt2"\ncontrol = true',
+        ["target[m].canary[t].control: must be 'kernel' or 'none' (given: True)"],
+    ),
     "agent with half an address": (
         TARGET + '[target.process]\nport = 1\n[target.agent]\nport = 2\nfolder = "/run/m"',
         ["target[m].agent: port and token go together", "target[m].agent: folder and port exclude each other"],
+    ),
+    "load without url and metric": (
+        TARGET + "[target.load]",
+        [
+            'target[m].load: url is needed with kind = "prometheus"',
+            'target[m].load: metric is needed with kind = "prometheus"',
+        ],
+    ),
+    "load of nginx with what is Prometheus'": (
+        TARGET + '[target.load]\nkind = "stub_status"\nurl = "http://h/"\nmetric = "x"\nrate = true',
+        [
+            'target[m].load: metric is not used with kind = "stub_status"',
+            'target[m].load: rate is not used with kind = "stub_status"',
+        ],
+    ),
+    "load of agents that are not there": (
+        TARGET + '[target.load]\nkind = "agent"\nurl = "http://h/"\nheaders = { "a b" = "x" }',
+        [
+            'target[m].load: url is not used with kind = "agent"',
+            'target[m].load: headers is not used with kind = "agent"',
+            'target[m].load: kind = "agent" needs a [target.agent] table',
+            'target[m].load.headers."a b": a header\'s name is made of letters, digits and -',
+        ],
+    ),
+    "load that is no metric": (
+        TARGET + '[target.load]\nurl = "http://h/"\nmetric = "sum(x)"',
+        ["target[m].load.metric: must be the name of a metric, or name{label=\"value\"} (given: 'sum(x)')"],
     ),
     "requests that nobody counts": (
         TARGET + '[target.recycle]\nkind = "command"\ncommand = ["true"]\nmax_requests = 1000',

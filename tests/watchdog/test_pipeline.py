@@ -65,7 +65,7 @@ class TestFiring:
         assert [(i.check, i.cause) for i in bench.incidents] == [(Check.OUTPUT, Cause.MODEL)]
 
     def test_a_slowdown_fires_when_its_detector_says_so(self, bench: Bench) -> None:
-        """Five slow bursts against the stored baseline; a new baseline counts at once."""
+        """Slow bursts against the stored baseline; a new baseline counts at once."""
         bench.baseline()
         for _ in range(5):
             bench.take(latency_s=0.065)
@@ -500,7 +500,7 @@ def test_a_good_answer_of_another_worker_ends_nothing(bench: Bench) -> None:
 def test_every_verdict_of_a_burst_is_judged_before_it_is_stored(bench: Bench) -> None:
     """The window is the history before it and the burst itself, once."""
     bench.baseline()
-    for _ in range(4):
+    for _ in range(2):
         bench.take(latency_s=0.065)
     assert bench.verdicts(Check.LATENCY) == [(Status.UNKNOWN, Reason.TOO_FEW_SAMPLES)]
     bench.take(latency_s=0.065)

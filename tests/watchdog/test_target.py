@@ -29,7 +29,7 @@ class Canary:
     plan: CanaryPlan = PLAN
     compared: list[Output | None] = field(default_factory=list)
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         self.compared.append(golden)
         return make_burst()
 

@@ -14,6 +14,7 @@ from nvml_stage import Driver, build_stub
 
 from baselines.database import Database
 from probes.canary.burst import CanaryPlan
+from probes.facts import GPU_OTHERS, GPU_THROTTLE, SM_CLOCK_HZ
 from probes.gpu.reader import GpuReader
 from probes.gpu.rhythm import Rhythm
 from probes.gpu.usage import TargetGpu
@@ -22,6 +23,7 @@ from probes.process import ProcessSpec, WorkerWatch
 
 GB = 10**9
 DEVICES = f"device 0 {80 * GB} 0 {9 * GB}\ndevice 1 {80 * GB} 0 {9 * GB}\n"
+RUNNING = "value nvmlDeviceGetClockInfo/1 0 1755\nvalue nvmlDeviceGetCurrentClocksEventReasons 0 36\n"
 PLAN = CanaryPlan(interval_s=60.0, timeout_s=5.0, size=3, warmup=0, max_busy=1.0)
 OFTEN = Rhythm(memory_s=0.02, lists_s=0.02, patience_s=20.0)
 
@@ -37,7 +39,7 @@ class Canary:
     name: str = "default"
     plan: CanaryPlan = PLAN
 
-    def burst(self, *, golden: Output | None = None, size: int | None = None) -> Burst:
+    def burst(self, *, golden: Output | None = None, size: int | None = None, times: int = 1) -> Burst:
         self.during()
         return make_burst()
 
@@ -81,6 +83,20 @@ def test_a_burst_is_left_in_peace_on_its_devices(database: Database, driver: Dri
     assert not [c for c in driver.calls(device="0") if began <= c.at_s <= ended]
     assert (burst.provenance["driver"], burst.provenance["cuda_driver"]) == ("580.65.06", "13.1")
     assert burst.identity.gpu_type == "Stub GPU 0, Stub GPU 1"
+
+
+def test_a_burst_tells_how_its_device_was(database: Database, driver: Driver, reader: GpuReader) -> None:
+    """Of the last reading there is: nothing is read for it. Of the device of its workers alone."""
+    driver.set(f"{DEVICES}{RUNNING}process 0 {os.getpid()} {3 * GB}\nprocess 0 1 {GB}\nprocess 1 1 {GB}\n")
+    gpu = TargetGpu(reader)
+    workers = WorkerWatch(ProcessSpec(parent_pid=os.getpid(), workers="self"), target="chat", gpu=gpu)
+    calls: list[int] = []
+    canary = Canary(lambda: calls.append(len(driver.calls(device="0"))))
+    target = make_target(database, canaries={"default": canary}, workers=workers, gpu=gpu)
+    assert not {SM_CLOCK_HZ, GPU_THROTTLE, GPU_OTHERS} & set(target.probe("default").facts), "whose are they?"
+    target.sample_memory()
+    facts = target.probe("default").facts
+    assert (facts[SM_CLOCK_HZ], facts[GPU_THROTTLE], facts[GPU_OTHERS]) == (1.755e9, 0x24, 1)
 
 
 def test_memory_before_and_after_a_recycle_is_no_memory_of_before(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import math
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
@@ -11,11 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from baselines.baseline import is_noisy, quality
+from baselines.regression import RegressionPolicy
 from probes.messages import Burst
 from watchdog import baselining
-from watchdog.baselining import Plan, Result, Taken
+from watchdog.baselining import Plan, Taken
 from watchdog.bootstrap import build_targets
 from watchdog.cli import stored_baselines
+from watchdog.cli.outlook import advise, say_outlook
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
     ConfigPath,
@@ -29,6 +32,7 @@ from watchdog.cli.session import (
     read_duration,
 )
 from watchdog.cli.stored_baselines import describe
+from watchdog.deploy_gate import Decision, Result
 from watchdog.web.page import milliseconds
 
 EXITS = {
@@ -65,7 +69,7 @@ def take(
     targets: Annotated[list[str] | None, typer.Argument(metavar="[TARGET]...", help="All without one.")] = None,
     config: ConfigPath = DEFAULT_CONFIG,
     samples: Annotated[int | None, typer.Option(min=20, help="About so many requests instead of 30 bursts.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="6 bursts, 1 s apart; the interval is wide.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="6 bursts, 1 s apart, up to 30 while it is open.")] = False,
     label: Annotated[str | None, typer.Option(help="A word for it, for example the release.")] = None,
     accept: Annotated[bool, typer.Option("--accept", help="Promote although it is slower or differs.")] = False,
     why: Annotated[str | None, typer.Option(help="Why it is accepted; goes on record with who did.")] = None,
@@ -82,9 +86,10 @@ def take(
         for section in sections:
             target = live[section.name]
             for canary, probe in target.canaries.items():
-                bursts = plan.bursts if samples is None else max(3, math.ceil(samples / probe.plan.size))
-                each = Plan(bursts=bursts, apart_s=plan.apart_s, wait_s=plan.wait_s)
-                with _progress(f"{section.name}/{canary}", bursts) as advance:
+                each = plan
+                if samples is not None:
+                    each = replace(plan, bursts=max(3, math.ceil(samples / probe.plan.size)), most=None)
+                with _progress(f"{section.name}/{canary}", each) as advance:
                     taken.append(
                         baselining.run(
                             target,
@@ -99,6 +104,7 @@ def take(
                     )
                 if not json:
                     _print_taken(taken[-1])
+                    _print_outlook(taken[-1], target.policies.regression, probe.plan.interval_s)
         for target in live.values():
             target.close()
     if json:
@@ -111,6 +117,7 @@ def _plan(*, quick: bool, wait: str, apart: str | None) -> Plan:
     default_s = baselining.QUICK_APART_S if quick else baselining.FULL_APART_S
     return Plan(
         bursts=baselining.QUICK_BURSTS if quick else baselining.FULL_BURSTS,
+        most=baselining.QUICK_MOST if quick else None,
         apart_s=default_s if apart is None else read_duration("--apart", apart),
         wait_s=read_duration("--wait", wait),
     )
@@ -119,11 +126,12 @@ def _plan(*, quick: bool, wait: str, apart: str | None) -> Plan:
 class _progress:  # noqa: N801  (used as a function)
     """A bar on a terminal, a line now and then elsewhere."""
 
-    def __init__(self, what: str, total: int) -> None:
-        self._what, self._total = what, total
+    def __init__(self, what: str, plan: Plan) -> None:
+        self._what, self._plan = what, plan
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, TextColumn("{task.fields[last]}"), console=err, disable=not err.is_terminal)
-        self._task = self._bar.add_task(f"baseline {what}", total=total, last="")
+        self._task = self._bar.add_task(f"baseline {what}", total=plan.bursts, last="")
+        self._so_far = ""
 
     def __enter__(self) -> _progress:
         self._bar.start()
@@ -132,17 +140,22 @@ class _progress:  # noqa: N801  (used as a function)
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
 
-    def __call__(self, done: int, burst: Burst) -> None:
-        last = burst.samples[-1]
+    def __call__(self, done: int, burst: Burst, seen: Decision | None) -> None:
+        last, planned = burst.samples[-1], self._plan.bursts
+        news = seen is not None and seen.result is Result.PROMOTED and not self._so_far
+        if seen is not None:
+            self._so_far = "; not slower so far" if seen.result is Result.PROMOTED else ""
         self._bar.update(
             self._task,
             completed=done,
-            total=max(done, self._total),
-            last=f"{last.outcome} {milliseconds(last.latency_s)}",
+            total=max(done, planned),
+            last=f"{last.outcome} {milliseconds(last.latency_s)}{self._so_far}",
         )
-        if not err.is_terminal and (done in (1, self._total // 2) or done >= self._total):
-            more = " (more, to make up for small or tainted bursts)" if done > self._total else ""
-            err.print(f"baseline {self._what}: burst {done} of {self._total}{more}, {last.outcome}", markup=False)
+        if not err.is_terminal and (news or done in (1, planned // 2) or done >= planned):
+            more = " (more, since it is open or bursts were small or tainted)" if done > planned else ""
+            err.print(
+                f"baseline {self._what}: burst {done} of {planned}{more}, {last.outcome}{self._so_far}", markup=False
+            )
 
 
 def _print_taken(taken: Taken) -> None:
@@ -153,9 +166,18 @@ def _print_taken(taken: Taken) -> None:
         out.print("  " + describe(taken.baseline), markup=False)
 
 
+def _print_outlook(taken: Taken, policy: RegressionPolicy, interval_s: float) -> None:
+    if taken.baseline is None or taken.rehearsal is None:
+        return
+    out.print("  " + say_outlook(taken.rehearsal, policy, interval_s=interval_s), markup=False)
+    for advice in advise(taken.baseline, taken.rehearsal, policy):
+        out.print("  advice: " + advice, markup=False)
+
+
 def _as_dict(taken: Taken) -> dict[str, object]:
     figures = quality(taken.baseline) if taken.baseline else None
     p95 = taken.comparison.p95 if taken.comparison else None
+    machine = taken.comparison.machine if taken.comparison else None
     return {
         "target": taken.target,
         "canary": taken.canary,
@@ -164,13 +186,23 @@ def _as_dict(taken: Taken) -> dict[str, object]:
         "baseline": taken.baseline.id if taken.baseline else None,
         "compared_with": taken.active.id if taken.active else None,
         "samples": figures.samples if figures else None,
+        "bursts": figures.bursts if figures else None,
+        "looks": taken.looks,
+        "stopped_early": taken.stopped_early,
         "p50_s": taken.baseline.p50_s if taken.baseline else None,
         "p95_s": taken.baseline.p95_s if taken.baseline else None,
         "p95_low_s": figures.p95_low_s if figures else None,
         "p95_high_s": figures.p95_high_s if figures else None,
         "between_burst_sd": figures.between_burst_sd if figures else None,
         "noisy": is_noisy(figures) if figures else None,
+        "delay_at_threshold_bursts": taken.rehearsal.delay_at_threshold if taken.rehearsal else None,
+        "smallest_rise": taken.rehearsal.smallest if taken.rehearsal else None,
+        "false_alarms_per_month": taken.rehearsal.false_alarms if taken.rehearsal else None,
         "ratio": p95.estimate if p95 else None,
         "ratio_low": p95.low if p95 else None,
         "ratio_high": p95.high if p95 else None,
+        "reason": taken.comparison.reason if taken.comparison else None,
+        "control_ratio": machine.median.estimate if machine else None,
+        "control_p95_ratio": machine.p95.estimate if machine else None,
+        "own_floor_ratio": machine.own_floor.estimate if machine else None,
     }

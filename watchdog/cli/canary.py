@@ -3,11 +3,25 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from probes.facts import (
+    CPU_PRESSURE,
+    CPU_STEAL,
+    GPU_OTHERS,
+    GPU_THROTTLE,
+    IO_PRESSURE,
+    LOAD,
+    MEMORY_PRESSURE,
+    OWN_DELAY,
+    SERVER_CPU,
+    SERVER_WAIT,
+    SM_CLOCK_HZ,
+)
 from probes.messages import Burst, Family
 from watchdog.bootstrap import build_targets
 from watchdog.cli.session import (
@@ -24,7 +38,7 @@ from watchdog.cli.session import (
 )
 from watchdog.web.page import milliseconds
 
-COLUMNS = ("time", "latency_s", "ok", "reason", "burst", "control_s", "worker")
+COLUMNS = ("time", "latency_s", "ok", "reason", "burst", "control_s", "load", "worker")
 
 
 def register(app: typer.Typer) -> None:
@@ -42,6 +56,8 @@ def canary(
 ) -> None:
     """Send one burst of each canary of TARGET. Exit codes: 0 good, 2 wrong or failed, 3 busy or tainted."""
     taken: list[Burst] = []
+    if record is not None:
+        _check_columns(record)
     with opened(config, create=True) as (parsed, database):
         parsed.find(target)
         live = build_targets(parsed, database)[target]
@@ -83,8 +99,43 @@ def _print(burst: Burst) -> None:
         o = burst.output
         shape = "no numbers" if o.shape is None else f"shape {list(o.shape)}"
         out.print(f"  answer {o.content_hash}, {shape}", markup=False)
+    if around := describe_surroundings(burst.facts):
+        out.print(f"  around it: {around}", markup=False)
     for name, value in burst.provenance.items():
         out.print(f"  {name}: {value}", markup=False)
+
+
+_AROUND: Mapping[str, Callable[[float], str]] = {
+    LOAD: lambda load: f"load {load:g}",
+    SERVER_CPU: lambda cores: f"server on {cores:.2f} cores",
+    SERVER_WAIT: lambda share: f"server waiting for a core {share:.1%}",
+    CPU_PRESSURE: lambda share: f"pressure on CPU {share:.1%}",
+    MEMORY_PRESSURE: lambda share: f"on memory {share:.1%}",
+    IO_PRESSURE: lambda share: f"on disk {share:.1%}",
+    CPU_STEAL: lambda share: f"CPU stolen {share:.1%}",
+    OWN_DELAY: lambda share: f"own delay {share:.1%}",
+    SM_CLOCK_HZ: lambda hz: f"SM clock {hz / 1e6:.0f} MHz",
+    GPU_THROTTLE: lambda bits: f"clock event reasons {int(bits):#x}",
+    GPU_OTHERS: lambda count: f"{count:.0f} other process(es) on the GPU",
+}
+
+
+def describe_surroundings(facts: Mapping[str, float]) -> str:
+    """What went on around a burst, on one line; empty when nothing is known."""
+    return ", ".join(say(facts[name]) for name, say in _AROUND.items() if name in facts)
+
+
+def _check_columns(path: Path) -> None:
+    """A recording of other columns is not continued: its rows would be read as something else."""
+    try:
+        with path.open(newline="") as file:
+            found = file.readline(1000).strip()
+    except FileNotFoundError:
+        return
+    except (OSError, UnicodeDecodeError) as error:
+        raise Refused(f"--record {path}: {getattr(error, 'strerror', 'it is no recording')}") from error
+    if found and found != ",".join(COLUMNS):
+        raise Refused(f"--record {path}: its first line is not {','.join(COLUMNS)}; name another file")
 
 
 def _record(path: Path, bursts: list[Burst]) -> None:
@@ -103,6 +154,7 @@ def _record(path: Path, bursts: list[Burst]) -> None:
                     s.outcome,
                     f"{b.at:.6f}",
                     "" if s.control_s is None else f"{s.control_s:.9f}",
+                    "" if b.load is None else f"{b.load:.9g}",
                     s.life or "",
                 )
                 for b in bursts

@@ -12,7 +12,9 @@ import typer
 
 from baselines.database import open_database
 from probes.gpu.usage import describe
+from probes.load import APART_S, LoadMeter
 from probes.messages import Family
+from probes.reading import Reading
 from watchdog.bootstrap import build_targets
 from watchdog.cli.session import DEFAULT_CONFIG, ConfigPath, ExitCode, Json, Refused, out, print_json
 from watchdog.config import Config, HttpCanarySection, load_config
@@ -89,6 +91,10 @@ def _look(config: Config) -> list[Row]:
                     else f"good, {took * 1000:.1f} ms"
                 )
                 rows.append({"what": f"{target.name}/{name} control", "ok": took is not None, "detail": said})
+            if isinstance(canary, HttpCanarySection) and canary.control == "agent" and target.agents is not None:
+                for life in target.lives() or []:
+                    row = _kernel_of(target.agents.run_kernel(life))
+                    rows.append({"what": f"{target.name}/{name} control in {life.pid}", **row})
         lives = target.lives()
         if lives is not None:
             pids = ", ".join(str(life.pid) for life in lives) or "no process found"
@@ -98,12 +104,21 @@ def _look(config: Config) -> list[Row]:
                 detail = reading.detail if reading.report is None else _agent_says(reading.report)
                 what = f"{target.name} agent of {life.pid}"
                 rows.append({"what": what, "ok": reading.report is not None, "detail": detail})
+        if target.load is not None:
+            rows.append({"what": f"{target.name} load", **_look_at_load(target.load)})
         if target.gpu is not None:
             rows.append({"what": f"{target.name} GPU", **_look_at_gpu(target, wanted=section.device == "cuda")})
         target.close()
     rows += [_reach(n.name, n.url.get_secret_value()) for n in config.notifier]
     database.close()
     return rows
+
+
+def _kernel_of(reading: Reading) -> Row:
+    """What one worker's reference kernel took, or why there is none."""
+    if reading.ran is None:
+        return {"ok": False, "detail": reading.detail}
+    return {"ok": True, "detail": f"good, {reading.ran.took_s * 1000:.1f} ms ({reading.ran.kernel})"}
 
 
 def _look_at_gpu(target: Target, *, wanted: bool) -> Row:
@@ -117,6 +132,15 @@ def _look_at_gpu(target: Target, *, wanted: bool) -> Row:
         return {"ok": False, "detail": f"NVML knows no device {', '.join(map(str, missing))}"}
     workers = f"; the workers: {gpu.view}" if gpu.view is not None else ""
     return {"ok": not gpu.lost, "detail": f"NVML answers: {describe(gpu.reading().devices)}{workers}"}
+
+
+def _look_at_load(meter: LoadMeter) -> Row:
+    """Whether it can be read, and what it is; the rate of a counter takes a second reading."""
+    reading = meter.read()
+    if reading.value is None and not reading.failed:
+        time.sleep(APART_S)
+        reading = meter.read()
+    return {"ok": reading.value is not None, "detail": reading.why or f"good, {reading.value:g}"}
 
 
 def _agent_says(report: Report) -> str:

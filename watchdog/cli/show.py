@@ -218,6 +218,7 @@ def verify(
         python=python,
         weights=weights,
         device=device,
+        control=False,
     )
     bursts = [probe.burst(size=samples), probe.burst(size=samples)]
     probe.close()

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from baselines import baseline_store
 from baselines.baseline import Baseline, changes, is_noisy, quality
-from baselines.comparison import compare
+from baselines.comparison import Answer, compare
 from baselines.database import Database
 from watchdog.cli.session import (
     DEFAULT_CONFIG,
@@ -111,7 +111,9 @@ def diff(
         p95 = comparison.p95
         if p95 is not None:
             bounds = "" if p95.low is None or p95.high is None else f" (95 % interval {p95.low:.2f} to {p95.high:.2f})"
-            out.print(f"  p95 ratio {p95.estimate:.2f}{bounds}: {comparison.answer.replace('_', ' ')}", markup=False)
+            why = f" ({comparison.reason.replace('_', ' ')})" if comparison.answer is Answer.UNDECIDED else ""
+            answer = comparison.answer.replace("_", " ")
+            out.print(f"  p95 ratio {p95.estimate:.2f}{bounds}: {answer}{why}", markup=False)
         else:
             out.print(f"  {comparison.reason.replace('_', ' ')}: not comparable", markup=False)
         for name, (before, after) in changed.items():
