@@ -2,59 +2,125 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from builders import NOW
 from hypothesis import given
 from hypothesis import strategies as st
 from synthetic import failed_burst
 
-from baselines.cause import availability_cause, blame_device, latency_cause, level_of
+from baselines.cause import HELD, Blame, availability_cause, blame_device, latency_cause, level_of
+from baselines.floor import Lift
 from baselines.gpu_view import Finding
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
+from baselines.witness import Signs
 from probes.messages import Outcome
 
+SURE_OF_IT = 0.01  # the error of a floor that is well known
 
-def cause_of(
-    floor: float, control_floor: float | None, control: float | None, changed: dict[str, object] | None = None
-) -> Cause:
-    return latency_cause(
-        changed=changed or {},
-        floor_ratio=floor,
-        control_floor_ratio=control_floor,
-        control_ratio=control,
-        threshold=0.20,
+
+def signs(
+    *,
+    floor: float = 1.3,
+    over: float | None = None,
+    shared: float | None = None,
+    error: float = SURE_OF_IT,
+    whole: bool = True,
+    busier: bool | None = None,
+    crowded: str | None = None,
+) -> Signs:
+    """What was seen; floor and over as ratios."""
+    return Signs(
+        whole=whole,
+        shift=math.log(1.3),
+        floor=Lift(rise=math.log(floor), error=error),
+        floor_over_control=None if over is None else Lift(rise=math.log(over), error=error),
+        control_share=shared,
+        busier=busier,
+        crowded=crowded,
     )
 
 
+def cause_of(seen: Signs) -> Cause:
+    return latency_cause(seen, changed=False, threshold=0.20)
+
+
+STEAL = "cpu_steal 0.40, at baseline 0.01"
+
+
 @pytest.mark.parametrize(
-    ("floor", "control_floor", "control", "cause"),
+    ("seen", "cause"),
     [
-        pytest.param(1.3, 1.0, 1.0, Cause.MODEL, id="the control stands still"),
-        pytest.param(1.3, 1.3, 1.3, Cause.ENVIRONMENT, id="the control moved as much"),
-        pytest.param(1.3, 1.15, 1.4, Cause.MODEL, id="slower code on a slow machine"),
-        pytest.param(1.3, 1.2, 1.2, Cause.ENVIRONMENT, id="less than half of the threshold is the canary's own"),
-        pytest.param(1.3, 0.8, 0.8, Cause.MODEL, id="the control got faster"),
-        pytest.param(1.05, 1.0, 1.3, Cause.ENVIRONMENT, id="contention: both stretched, no floor lifted"),
-        pytest.param(1.05, 1.0, 1.0, Cause.UNKNOWN, id="only the upper part of the canary moved"),
-        pytest.param(1.3, None, None, Cause.UNKNOWN, id="no control, no blame"),
+        pytest.param(signs(over=1.3, shared=0.0), Cause.MODEL, id="the control stands still"),
+        pytest.param(signs(over=1.0, shared=1.0), Cause.ENVIRONMENT, id="the control moved as much"),
+        pytest.param(signs(over=1.13, shared=0.9), Cause.MODEL, id="slower code on a slow machine"),
+        pytest.param(signs(over=1.08, shared=0.9), Cause.ENVIRONMENT, id="less than half is the canary's own"),
+        pytest.param(signs(over=1.3, shared=0.9, error=0.08), Cause.ENVIRONMENT, id="a floor that is not certain"),
+        pytest.param(signs(over=1.05, shared=0.34), Cause.ENVIRONMENT, id="a third is the control's"),
+        pytest.param(signs(over=1.05, shared=0.33), Cause.UNKNOWN, id="not quite a third"),
+        pytest.param(signs(), Cause.UNKNOWN, id="no control, no blame"),
+        pytest.param(signs(crowded=STEAL), Cause.UNKNOWN, id="nor on a busy machine, when the floor rose"),
+        pytest.param(signs(floor=1.0, crowded=STEAL), Cause.ENVIRONMENT, id="a busy machine, the floor stayed"),
+        pytest.param(signs(floor=1.0, crowded=STEAL, whole=False), Cause.ENVIRONMENT, id="likewise, a tail"),
+        pytest.param(signs(floor=1.0), Cause.LOAD, id="all but the fastest wait for something"),
+        pytest.param(signs(floor=1.0, whole=False), Cause.UNKNOWN, id="only the slowest do"),
+        pytest.param(signs(floor=1.0, busier=False), Cause.UNKNOWN, id="it is not load, its load is known"),
+        pytest.param(signs(floor=1.0, error=0.05), Cause.UNKNOWN, id="a floor that may have risen"),
+        pytest.param(signs(over=1.3, shared=0.0, busier=True), Cause.LOAD, id="more work explains what it delays"),
+        pytest.param(signs(over=1.3, shared=0.0, busier=False), Cause.MODEL, id="no more work"),
     ],
 )
-def test_latency_cause(floor: float, control_floor: float | None, control: float | None, cause: Cause) -> None:
-    """Only a floor that rose over the control's blames the model."""
-    assert cause_of(floor, control_floor, control) is cause
+def test_latency_cause(seen: Signs, cause: Cause) -> None:
+    """Only a floor that rose over the control's, for certain, blames the model."""
+    assert cause_of(seen) is cause
 
 
-@pytest.mark.parametrize("control", [1.0, None], ids=["with a control", "without"])
-def test_a_changed_version_is_the_cause_whatever_moved(control: float | None) -> None:
+@pytest.mark.parametrize("seen", [signs(over=1.3, shared=0.0), signs(), signs(busier=True)])
+def test_a_changed_version_is_the_cause_whatever_moved(seen: Signs) -> None:
     """A slowdown after a change is told with the change's name and is never recycled."""
-    assert cause_of(1.3, control, control, {"torch": ("2.12", "2.13")}) is Cause.VERSION_CHANGED
+    assert latency_cause(seen, changed=True, threshold=0.20) is Cause.VERSION_CHANGED
 
 
-@given(st.floats(1.01, 20.0), st.floats(0.2, 20.0), st.floats(1.0, 5.0))
-def test_a_control_that_moves_more_never_blames_the_model_more(floor: float, control: float, more: float) -> None:
-    """What is not the model's stays so when the control's floor moves further."""
-    if cause_of(floor, control, control) is not Cause.MODEL:
-        assert cause_of(floor, control * more, control * more) is not Cause.MODEL
+@given(st.floats(0.5, 20.0), st.floats(0.2, 20.0), st.floats(1.0, 5.0), st.floats(0.001, 0.5), st.floats(0.0, 2.0))
+def test_a_control_that_moves_more_never_blames_the_model_more(
+    floor: float, control: float, more: float, error: float, shared: float
+) -> None:
+    """What is not the model's stays so when the control's floor moves further, or is less certain."""
+    if cause_of(signs(floor=floor, over=floor / control, shared=shared, error=error)) is not Cause.MODEL:
+        further = signs(floor=floor, over=floor / control / more, shared=shared, error=error)
+        assert cause_of(further) is not Cause.MODEL
+        vaguer = signs(floor=floor, over=floor / control, shared=shared, error=error * more)
+        assert cause_of(vaguer) is not Cause.MODEL
+
+
+def follow(*found: Cause, start: Cause = Cause.UNKNOWN) -> list[Cause]:
+    blame, causes = Blame(cause=start), []
+    for cause in found:
+        blame = blame.follow(cause)
+        causes.append(blame.cause)
+    return causes
+
+
+@pytest.mark.parametrize("cause", [Cause.LOAD, Cause.ENVIRONMENT, Cause.MODEL])
+def test_what_explained_a_slowdown_does_so_for_a_while(cause: Cause) -> None:
+    """Twenty bursts after it was last seen, then what is found counts again."""
+    found = [cause, *[Cause.UNKNOWN] * (HELD + 2)]
+    assert follow(*found) == [cause] * (HELD + 1) + [Cause.UNKNOWN] * 2
+    assert follow(*found[: HELD + 1], cause, *[Cause.UNKNOWN] * HELD) == [cause] * (2 * HELD + 2)
+
+
+@pytest.mark.parametrize("cause", [Cause.MODEL, Cause.VERSION_CHANGED])
+@pytest.mark.parametrize("before", [Cause.LOAD, Cause.ENVIRONMENT, Cause.UNKNOWN])
+def test_what_is_certain_overrules_at_once(before: Cause, cause: Cause) -> None:
+    """A floor that rose, a version that changed."""
+    assert follow(cause, start=before) == [cause]
+
+
+def test_one_excuse_does_not_take_the_place_of_another() -> None:
+    """Until the first has had its time; an unknown cause gives way at once."""
+    assert follow(Cause.ENVIRONMENT, start=Cause.LOAD) == [Cause.LOAD]
+    assert follow(Cause.UNKNOWN, Cause.ENVIRONMENT) == [Cause.UNKNOWN, Cause.ENVIRONMENT]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def test_rules_can_be_changed_for_a_run_and_taken_from_a_target(stage: Stage, la
     assert stage.run(*replay).code == 2, "the variable WATCHDOG_CONFIG alone changes nothing"
 
 
-@pytest.mark.parametrize("change", ["colour=1", "threshold", "threshold=much", "bursts=2.5"])
+@pytest.mark.parametrize("change", ["colour=1", "threshold", "threshold=much", "evidence=2"])
 def test_rule_that_there_is_not_is_refused(stage: Stage, latency: Path, change: str) -> None:
     """Exit code 1 with what may be changed."""
     write_latency(latency, factor=1.0)
