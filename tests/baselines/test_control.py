@@ -67,13 +67,12 @@ def test_without_controls_nothing_was_shared() -> None:
     """Missing evidence is none: 0, and no floor."""
     assert control().share((LATER * 1.3).tolist(), [()] * 20) == 0
     assert control().share([], []) == 0
-    assert control().lift([()] * 20) is None
+    assert control().low(()) is None
 
 
-def test_lift_is_of_the_controls_that_are_there() -> None:
-    """Bursts without any, or with too few of them, are passed over."""
+def test_the_floor_is_of_bursts_with_enough_controls() -> None:
+    """Bursts without any, or with too few of them, have none."""
     rows = (LATER_CONTROLS * 1.2).tolist()
-    lift = control().lift([*rows, (), rows[0][:3]])
-    assert lift == control().lift(rows)
-    assert lift is not None
-    assert lift.ratio == pytest.approx(1.2, abs=0.02)
+    lows = [control().low(row) for row in rows]
+    assert control().low(rows[0][:3]) is None
+    assert control().floor.lift([low for low in lows if low is not None]).ratio == pytest.approx(1.2, abs=0.02)

@@ -27,7 +27,7 @@ from probes.messages import Burst, Outcome
         pytest.param([1.0] * 9 + [1.3] * 4, "UU" + "O" * 9 + "WW", id="30 %"),
         pytest.param([1.3] * 4, "UUWW", id="from the start"),
         pytest.param(([1.0] * 20 + [1.3] * 2) * 3, "UU" + "O" * 64, id="two now and then"),
-        pytest.param([1.0] * 3 + [1.3] * 8 + [1.0] * 6, "UUOOO" + "W" * 10 + "OO", id="it ends"),
+        pytest.param([1.0] * 3 + [1.3] * 8 + [1.0] * 6, "UUOOO" + "W" * 9 + "OOO", id="it ends"),
     ],
 )
 def test_statuses(ratios: list[float], statuses: str) -> None:
@@ -217,15 +217,15 @@ def test_at_is_now_and_life_is_the_runs() -> None:
 
 
 def test_more_is_asked_for_when_something_may_have_changed() -> None:
-    """Larger bursts while it cannot be told, and no more once it is, or all is well."""
-    watch, wants = LatencyWatch(BASELINE, POLICY), []
-    for burst in bursts_at(*[1.0] * 30, *[1.2] * 6):
+    """Larger bursts while it cannot be told, and no more some bursts after it is, or all is well."""
+    watch, times = LatencyWatch(BASELINE, POLICY), []
+    for burst in bursts_at(*[1.0] * 30, *[1.2] * 12):
         watch.take(burst)
-        wants.append(watch.wants_more)
-    assert not any(wants[:30])
-    assert wants[31]
-    assert not wants[-1]
-    assert not LatencyWatch(None, POLICY).wants_more
+        times.append(watch.times)
+    assert times[:30] == [1] * 30
+    assert times[31] == 3
+    assert times[-1] == 1
+    assert LatencyWatch(None, POLICY).times == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 5, 40])

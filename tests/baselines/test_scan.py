@@ -151,7 +151,6 @@ def test_lanes_are_so_many_single_streams() -> None:
             assert together.z[channel] == pytest.approx(np.array([s.z[channel] for s in scores]))
             assert together.bursts[channel].tolist() == [int(s.bursts[channel]) for s in scores]
         assert together.hint == pytest.approx(np.array([s.hint for s in scores]))
-        assert lanes.still(5).tolist() == [bool(scan.still(5)) for scan in alone]
 
 
 def test_only_the_last_kept_bursts_count() -> None:
@@ -172,17 +171,19 @@ def test_before_the_shortest_window_is_full_it_says_nothing() -> None:
     assert [float(score.z[channel]) for channel in Channel] == [0, 0, 0]
 
 
-def test_still_is_the_pooled_p95_of_the_newest() -> None:
-    """One request in ten above the gate is more than 5 %; of five bursts when there are no more."""
-    usual = noise_in(np.full((30, 10), 0.05))
-    slow, fast = np.array([0.05] * 9 + [0.0576]), np.full(10, 0.05)
-    scan = scan_all([slow] * 5, usual)
-    assert scan.still(5)
-    assert scan.still(15)
-    for _ in range(3):
-        scan.take(fast)
-    assert not scan.still(5)
-    assert scan.still(8)
+@pytest.mark.parametrize(("channel", "fast"), [(Channel.LOCATION, 4), (Channel.TAIL, 14)])
+def test_back_is_what_surely_is(channel: Channel, fast: int) -> None:
+    """After slow bursts so many fast ones, and only bursts since it began count: before it all were fast."""
+    usual = noise_in(steady(np.random.default_rng(5), 60))
+    slow = np.full(10, 0.05 * 1.2) if channel is Channel.LOCATION else np.array([0.05] * 8 + [0.07] * 2)
+    scan = scan_all([np.full(10, 0.05)] * 30 + [slow] * 3, usual)
+    assert not scan.is_back(channel, since=3)
+    for count in range(30):
+        scan.take(slow)
+        assert not scan.is_back(channel, since=4 + count)
+    for count in range(1, fast + 1):
+        scan.take(np.full(10, 0.05))
+        assert scan.is_back(channel, since=33 + count) == (count == fast)
 
 
 @pytest.mark.parametrize("shift", [1.2, 1.5])
