@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from statistics import median
 
 from baselines.baseline import Baseline, latencies_of
-from baselines.regression import RegressionPolicy, is_the_machines
+from baselines.regression import is_the_machines
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Reason
 from probes.messages import Burst, Outcome
 

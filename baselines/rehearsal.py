@@ -16,8 +16,8 @@ import numpy as np
 from baselines.baseline import Baseline
 from baselines.noise import noise_of, side_by_side
 from baselines.quantiles import Floats
-from baselines.regression import RegressionPolicy
 from baselines.scan import Channel, Scan
+from baselines.slowdown import RegressionPolicy
 
 STREAMS = 64
 BLOCK = 6  # bursts

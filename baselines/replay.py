@@ -15,7 +15,8 @@ from typing import Any, TypeVar
 from baselines.baseline import Baseline, NotReady, gather
 from baselines.leak import LeakPolicy, LeakWatch
 from baselines.recording import NAME, ReplayError, Request
-from baselines.regression import LatencyWatch, RegressionPolicy
+from baselines.regression import LatencyWatch
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Check, Level, Status, Verdict
 from probes.facts import LOAD
 from probes.messages import Burst, Identity, MemorySample, Outcome

@@ -14,8 +14,9 @@ import numpy.typing as npt
 from baselines.baseline import Baseline
 from baselines.closer_look import TIMES
 from baselines.noise import noise_of, side_by_side
-from baselines.regression import LatencyWatch, RegressionPolicy
+from baselines.regression import LatencyWatch
 from baselines.scan import Channel, Scan
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Cause
 from benchmarks.detection_streams import BASELINE, Array
 from probes.messages import Burst, Identity, Outcome, Sample

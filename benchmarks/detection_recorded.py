@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from baselines.recording import Request, read_latency_csv
-from baselines.regression import RegressionPolicy
 from baselines.replay import baseline_of, replay_latency
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Cause, Status
 from benchmarks import report
 from benchmarks.detection_rules import RULES

@@ -60,8 +60,8 @@ def recording(data: bytes) -> None:
     """A file for `watchdog replay`, and what the detectors make of it."""
     from baselines.leak import LeakPolicy
     from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
-    from baselines.regression import RegressionPolicy
     from baselines.replay import baseline_of, replay_latency, replay_memory
+    from baselines.slowdown import RegressionPolicy
 
     lines = data.decode("utf-8", "surrogateescape").splitlines(keepends=True)
     try:

@@ -18,7 +18,7 @@ from baselines.baseline import Baseline
 from baselines.database import Database
 from baselines.leak import LeakPolicy
 from baselines.limits import LimitsPolicy
-from baselines.regression import RegressionPolicy
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Cause, Check, Level, Reason, Status
 from probes.canary.burst import CanaryPlan
 from probes.messages import Burst, Identity, Outcome, Output, Sample

@@ -9,8 +9,9 @@ from sqlalchemy import Connection
 from baselines import burst_store, verdict_store
 from baselines.baseline import Baseline
 from baselines.load import REMEMBERED
-from baselines.regression import LatencyWatch, alarm_of
+from baselines.regression import LatencyWatch
 from baselines.scan import KEPT
+from baselines.slowdown import alarm_of
 from baselines.verdict import Cause, Check
 from probes.messages import Burst
 from watchdog.target import Target

@@ -9,8 +9,8 @@ from alerts.episode import RecyclePolicy
 from baselines.availability import AvailabilityPolicy
 from baselines.leak import LeakPolicy
 from baselines.limits import LimitsPolicy
-from baselines.regression import RegressionPolicy
 from baselines.retention import RetentionPolicy
+from baselines.slowdown import RegressionPolicy
 from baselines.xid import Remedy
 from watchdog.config import StoreSection, TargetSection
 

@@ -11,7 +11,7 @@ from alerts.episode import RecyclePolicy
 from alerts.recovery import Recovery, judge_recovery
 from alerts.recyclers import Acted
 from alerts.trim import Trimmed
-from baselines.regression import RegressionPolicy
+from baselines.slowdown import RegressionPolicy
 from probes.messages import Burst, Life, Outcome
 
 OLD = Life(pid=7, start_ticks=100)

@@ -29,7 +29,7 @@ from alerts.recycling import Recycling
 from alerts.store import Silence
 from baselines import memory_store
 from baselines.database import Database
-from baselines.regression import RegressionPolicy
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Cause, Level, Reason
 from probes.messages import Identity, Life, MemorySample
 from probes.messages import Outcome as Answer

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from baselines.recording import read_latency_csv
-from baselines.regression import RegressionPolicy
+from baselines.slowdown import RegressionPolicy
 from benchmarks.detection_recorded import Trace, logarithms, outcome, read, replay, traces
 from benchmarks.detection_rules import RULES
 from benchmarks.regression_recorder import (

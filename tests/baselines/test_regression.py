@@ -12,7 +12,8 @@ from synthetic import IDENTITY, MINUTE, START, make_baseline, make_burst, make_b
 from watching import BASELINE, CONTROLLED, POLICY, bursts_at, controls_at, first_worse, follow, judge, letters
 
 from baselines.baseline import Baseline
-from baselines.regression import LatencyWatch, RegressionPolicy, judge_latency
+from baselines.regression import LatencyWatch, judge_latency
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Check, Level, Reason, Status
 from probes.messages import Burst, Outcome
 

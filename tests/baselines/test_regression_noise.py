@@ -12,8 +12,9 @@ from synthetic import NOISE, make_baseline, make_bursts, noise, steady
 from watching import CONTROLLED, POLICY, bursts_at, controls_at, first_worse, follow, letters
 
 from baselines.baseline import Baseline
-from baselines.regression import Alarm, FoundBy, LatencyWatch, alarm_of
+from baselines.regression import LatencyWatch
 from baselines.scan import KEPT, LEVEL_SPAN
+from baselines.slowdown import Alarm, FoundBy, alarm_of
 from baselines.verdict import Cause, Status, Verdict
 from probes.messages import Burst
 

@@ -11,7 +11,7 @@ from synthetic import START, make_baseline, make_bursts, make_memory, steady
 
 from baselines.leak import LeakPolicy, judge_memory
 from baselines.recording import ReplayError, Request, read_latency_csv, read_memory_csv
-from baselines.regression import RegressionPolicy, judge_latency
+from baselines.regression import judge_latency
 from baselines.replay import (
     Line,
     _group,
@@ -22,6 +22,7 @@ from baselines.replay import (
     replay_latency,
     replay_memory,
 )
+from baselines.slowdown import RegressionPolicy
 
 VERDICT_KEYS = [
     *("type", "schema", "time", "row", "check", "status", "reason", "cause", "level", "since", "samples"),

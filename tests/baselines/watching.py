@@ -8,7 +8,8 @@ import numpy as np
 from synthetic import make_baseline, make_bursts, steady
 
 from baselines.baseline import Baseline
-from baselines.regression import LatencyWatch, RegressionPolicy
+from baselines.regression import LatencyWatch
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Status, Verdict
 from probes.messages import Burst
 

@@ -12,7 +12,7 @@ import pytest
 from alerts import episode, incident_state
 from alerts.episode import RecyclePolicy
 from alerts.incident import POLICIES
-from baselines.regression import RegressionPolicy
+from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Check
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "states.md").read_text()

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from baselines.leak import LeakPolicy
 from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
-from baselines.regression import RegressionPolicy
 from baselines.replay import baseline_of, parse_rows, replay_latency, replay_memory
+from baselines.slowdown import RegressionPolicy
 
 many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

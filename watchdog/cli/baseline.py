@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from typer.core import TyperGroup
 
 from baselines.baseline import is_noisy, quality
-from baselines.regression import RegressionPolicy
+from baselines.slowdown import RegressionPolicy
 from probes.messages import Burst
 from watchdog import baselining
 from watchdog.baselining import Plan, Taken

@@ -5,8 +5,8 @@ from __future__ import annotations
 from alerts.wording import say_duration
 from baselines.baseline import Baseline
 from baselines.noise import noise_of
-from baselines.regression import RegressionPolicy
 from baselines.rehearsal import RISES, Rehearsal
+from baselines.slowdown import RegressionPolicy
 
 GOOD_SAMPLES, GOOD_BURSTS = 300, 30  # below them p95 itself is known to no better than several per cent
 SLOW_BURSTS = 30  # to find a change of the threshold's size

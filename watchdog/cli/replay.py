@@ -17,7 +17,6 @@ from alerts.wording import say_duration
 from baselines import baseline_store, burst_store, memory_store
 from baselines.leak import LeakPolicy
 from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
-from baselines.regression import RegressionPolicy
 from baselines.replay import (
     apply_what_if,
     baseline_of,
@@ -26,6 +25,7 @@ from baselines.replay import (
     replay_latency,
     replay_memory,
 )
+from baselines.slowdown import RegressionPolicy
 from watchdog.cli.session import (
     CONFIG_VARIABLE,
     DEFAULT_CONFIG,

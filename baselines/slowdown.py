@@ -1,0 +1,217 @@
+"""Did a canary get slower than its baseline, since when, and is it over? Asked after each burst.
+
+The scan of all windows tells (`scan`), and on machines too busy for that the floor of the fastest requests (`floor`).
+What has once been called slower is so until the newest bursts are surely back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import islice
+
+import numpy as np
+
+from baselines.baseline import Baseline
+from baselines.closer_look import CloserLook
+from baselines.control import CLOSE_WANDER, Control
+from baselines.floor import Floor, Lift, lowest
+from baselines.noise import count_slow, location, noise_of
+from baselines.scan import CENTER, KEPT, LONGEST, WANDER, Channel, Scan
+from baselines.seen import Seen
+from baselines.verdict import Verdict
+
+FLOOR_WINDOWS = (10, 15, 20, 30, 60)  # bursts
+FLOOR_EVIDENCE = 4.5 / 4.75  # of the policy's
+FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without a control, and over it
+SPELL, QUIET_SD = 16, 0.06  # bursts; of burst locations, in logs: a machine without such spells at baseline
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegressionPolicy:
+    """threshold: the rise of p95 that matters, as a fraction. evidence: how sure it must be, in standard deviations."""
+
+    threshold: float = 0.20
+    evidence: float = 4.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 10:
+            raise ValueError(f"threshold must be above 0 and at most 10 (given: {self.threshold})")
+        if not 3 <= self.evidence <= 20:
+            raise ValueError(f"evidence must be from 3 to 20 deviations (given: {self.evidence})")
+
+    @property
+    def line(self) -> float:
+        """What a burst median must exceed, over the baseline's, to count as slow by itself."""
+        return 1 + 0.7 * self.threshold
+
+    @property
+    def floor_evidence(self) -> float:
+        """The same for a floor, of which fewer windows are asked."""
+        return FLOOR_EVIDENCE * self.evidence
+
+    @property
+    def rise(self) -> float:
+        """The logarithm of the ratio that matters."""
+        return math.log1p(self.threshold)
+
+
+class FoundBy(StrEnum):
+    """Which rule told: a channel of the scan, or the floor."""
+
+    LOCATION = "location"
+    TAIL = "tail"
+    SHAPE = "shape"
+    FLOOR = "floor"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Alarm:
+    """A slowdown that stands. since: Unix seconds, its estimated beginning. score: deviations, when it was told."""
+
+    found_by: FoundBy
+    since: float
+    score: float
+
+
+def alarm_of(verdict: Verdict) -> Alarm | None:
+    """The alarm behind a verdict that was stored; None when it was about something else."""
+    found_by, score = verdict.evidence.get("found_by"), verdict.evidence.get("score")
+    if found_by not in set(FoundBy) or verdict.since is None or not isinstance(score, (int, float)):
+        return None
+    return Alarm(found_by=FoundBy(str(found_by)), since=verdict.since, score=float(score))
+
+
+class Slowdown:
+    """Follows one canary against one baseline.
+
+    seen: the last KEPT bursts, oldest first. alarm: the slowdown that stands; None while there is none. bursts_missing:
+    how many bursts more the baseline would need to show a rise that matters; 0: it can; inf: no number would.
+    """
+
+    def __init__(self, baseline: Baseline, policy: RegressionPolicy) -> None:
+        self.alarm: Alarm | None = None
+        self.seen: deque[Seen] = deque(maxlen=KEPT)
+        self.control = Control(baseline.bursts, baseline.controls) if baseline.controls else None
+        self._policy = policy
+        self._noise = noise_of(baseline.bursts, threshold=policy.threshold, prior=baseline.prior)
+        self._floor = Floor(baseline.bursts)
+        self._scan = Scan(self._noise)
+        self._look = CloserLook(self._noise.size)
+        self._lows: deque[float | None] = deque(maxlen=KEPT)
+        self._control_lows: deque[float | None] = deque(maxlen=KEPT)
+        self._offs: deque[float] = deque(maxlen=KEPT)
+        self._fresh = 0  # bursts since the last slowdown was over, KEPT at most
+        self.bursts_missing = self._count_missing(baseline)
+
+    @property
+    def times(self) -> int:
+        """How many times as many requests as usual the next burst may have, see `closer_look`; any thread may ask."""
+        return self._look.times
+
+    @property
+    def run(self) -> list[Seen]:
+        """The bursts since the alarm's beginning that are still remembered, the newest one at least."""
+        assert self.alarm is not None
+        since = self.alarm.since
+        return [seen for seen in self.seen if seen.at >= since] or [self.seen[-1]]
+
+    def take(self, seen: Seen) -> None:
+        """The next burst, in the order of time."""
+        self.seen.append(seen)
+        self._lows.append(lowest(seen.latencies, self._floor.depth))
+        self._control_lows.append(None if self.control is None else self.control.low(seen.controls))
+        self._offs.append(float(location(np.log(seen.latencies))) - float(self._noise.center))
+        self._fresh = min(self._fresh + 1, KEPT)
+        self._scan.take(np.asarray(seen.latencies))
+        self._decide()
+
+    def begin_anew(self) -> None:
+        """A slowdown is over: what was measured until now is no evidence of what is."""
+        self.alarm, self._fresh = None, 0
+        self._scan = Scan(self._noise)
+
+    def shift(self, bursts: int) -> float:
+        """Of the location of so many of the newest, over the baseline's, in logs."""
+        return float(np.mean(list(islice(reversed(self._offs), bursts))))
+
+    def slow_share(self, seen: Seen) -> float:
+        """Of its requests, those in the tail, see `scan`."""
+        return float(count_slow(np.log(seen.latencies), self._noise.tail_line)) / len(seen.latencies)
+
+    def floors(self, bursts: int) -> tuple[Lift, Lift | None]:
+        """How far the floor of so many of the newest rose, and the control's; None where there is none."""
+        lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
+        floor = self._floor.lift(lows) if lows else Lift(rise=0.0, error=math.inf)
+        return floor, self.control.floor.lift(controls) if self.control is not None and controls else None
+
+    def spans(self, bursts: int) -> bool:
+        """Whether so many bursts are more than one spell of a busy machine, which may lift all their floors."""
+        return bursts >= SPELL or float(np.sqrt(self._noise.between)) <= QUIET_SD
+
+    def _decide(self) -> None:
+        score = self._scan.score()
+        self._look.take(len(self.seen[-1].latencies), float(score.hint) if self.alarm is None else 0.0)
+        if self.alarm is not None:
+            if self._is_back(self.alarm):
+                self.begin_anew()
+            return
+        channel = max(Channel, key=lambda each: float(score.z[each]))
+        z = float(score.z[channel])
+        if z >= self._policy.evidence:
+            began = min(self._scan.began(channel, int(score.bursts[channel])), self._fresh)
+            self.alarm = Alarm(found_by=FoundBy(channel.value), since=self.seen[-began].at, score=z)
+        elif (found := self._lifted()) is not None:
+            bursts, z = found
+            self.alarm = Alarm(found_by=FoundBy.FLOOR, since=self.seen[-bursts].at, score=z)
+
+    def _is_back(self, alarm: Alarm) -> bool:
+        if alarm.found_by is FoundBy.FLOOR:
+            lift, line, _ = self._lift(FLOOR_WINDOWS[0])
+            return lift is not None and lift.rise < line / 2
+        return self._scan.is_back(Channel(alarm.found_by.value), len(self.run))
+
+    def _lifted(self) -> tuple[int, float] | None:
+        """The window whose floor rose for certain, and how certain; None when none did."""
+        for bursts in FLOOR_WINDOWS:
+            if bursts > self._fresh:
+                return None
+            lift, line, wander = self._lift(bursts)
+            if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= self._policy.floor_evidence:
+                return bursts, z
+        return None
+
+    def _lift(self, bursts: int) -> tuple[Lift | None, float, float]:
+        """Of the floor of the newest bursts, over the control's where they have one; its line, and its wander.
+
+        A control that answers no longer says nothing: then the canary's floor stands alone.
+        """
+        rise = self._policy.rise
+        lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
+        few = max(1, bursts // 2)
+        if len(lows) < few:
+            return None, math.inf, WANDER
+        lift = self._floor.lift(lows)
+        if self.control is None or len(controls) < few:
+            return lift, FLOOR_ALONE * rise, WANDER
+        return lift.over(self.control.floor.lift(controls)), FLOOR_OVER_CONTROL * rise, CLOSE_WANDER
+
+    def _count_missing(self, baseline: Baseline) -> float:
+        """See bursts_missing. Where the location drowns, the floor may still tell."""
+        rise, policy = self._policy.rise, self._policy
+        allowed = (rise / policy.evidence) ** 2 - WANDER**2 - float(self._noise.variance(self._noise.size)) / LONGEST
+        of_one = CENTER * float(self._noise.variance(self._noise.size))
+        needed = of_one / allowed if allowed > 0 else math.inf
+        if needed <= len(baseline.bursts):
+            return 0.0
+        error = math.hypot(self._floor.expected_error(FLOOR_WINDOWS[-1]), WANDER)
+        if rise / error >= policy.floor_evidence:
+            return 0.0
+        return math.ceil(needed - len(baseline.bursts)) if math.isfinite(needed) else math.inf
+
+
+def _newest(lows: deque[float | None], bursts: int) -> list[float]:
+    """Those that are known of so many of the newest."""
+    return [low for low in islice(reversed(lows), bursts) if low is not None][::-1]
