@@ -173,7 +173,6 @@ class LatencyWatch:
         shift = slowdown.shift(bursts)
         signs = Signs(
             whole=alarm.found_by is FoundBy.LOCATION,
-            shift=shift,
             floor=floor,
             floor_over_control=over,
             control_share=None

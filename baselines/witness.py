@@ -27,7 +27,7 @@ MARGINS: Mapping[str, float] = {
 class Signs:
     """Of the bursts since a slowdown began.
 
-    whole: the location moved, not only the slowest requests. shift: by how much, in logs. floor: of the canary.
+    whole: the location moved, not only the slowest requests. floor: of the canary.
     floor_over_control: of the canary's over the control's, None without a control on both sides; control_share:
     how much of the canary's shift its control shared, None likewise.
     busier: whether the target is asked for more and was as slow at like load, or never had so much; None where its load
@@ -35,7 +35,6 @@ class Signs:
     """
 
     whole: bool
-    shift: float
     floor: Lift
     floor_over_control: Lift | None = None
     control_share: float | None = None

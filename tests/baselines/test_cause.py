@@ -33,7 +33,6 @@ def signs(
     """What was seen; floor and over as ratios."""
     return Signs(
         whole=whole,
-        shift=math.log(1.3),
         floor=Lift(rise=math.log(floor), error=error),
         floor_over_control=None if over is None else Lift(rise=math.log(over), error=error),
         control_share=shared,
