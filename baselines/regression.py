@@ -18,7 +18,7 @@ from baselines.control import Control
 from baselines.load import LoadHistory, Paced, is_more_work
 from baselines.scan import SHORTEST, TAIL
 from baselines.seen import Seen, see
-from baselines.slowdown import FLOOR_WINDOWS, Alarm, FoundBy, RegressionPolicy, Slowdown
+from baselines.slowdown import Alarm, FoundBy, RegressionPolicy, Slowdown
 from baselines.slowness import channel_of, measure
 from baselines.verdict import Cause, Check, Reason, Status, Verdict
 from baselines.witness import Signs, crowding
@@ -166,7 +166,7 @@ class LatencyWatch:
         )
 
     def _find_cause(self, slowdown: Slowdown, alarm: Alarm, provenance: Mapping[str, str], baseline: Baseline) -> Cause:
-        newest = slowdown.run[-FLOOR_WINDOWS[-1] :]
+        newest = slowdown.run
         bursts = len(newest)
         floor, control_floor = slowdown.floors(bursts)
         over = None if control_floor is None or not slowdown.spans(bursts) else floor.over(control_floor)

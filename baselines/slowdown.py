@@ -23,7 +23,8 @@ from baselines.scan import CENTER, KEPT, LONGEST, WANDER, Channel, Scan
 from baselines.seen import Seen
 from baselines.verdict import Verdict
 
-FLOOR_WINDOWS = (10, 15, 20, 30, 60)  # bursts
+LOOKED_AT = 60  # bursts, that are kept whole: 1 kB each; of KEPT the scan keeps a few numbers
+FLOOR_WINDOWS = (10, 15, 20, 30, LOOKED_AT)
 FLOOR_EVIDENCE = 4.5 / 4.75  # of the policy's
 FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without a control, and over it
 SPELL, QUIET_SD = 16, 0.06  # bursts; of burst locations, in logs: a machine without such spells at baseline
@@ -87,22 +88,23 @@ def alarm_of(verdict: Verdict) -> Alarm | None:
 class Slowdown:
     """Follows one canary against one baseline.
 
-    seen: the last KEPT bursts, oldest first. alarm: the slowdown that stands; None while there is none. bursts_missing:
+    seen: the last LOOKED_AT bursts, oldest first. alarm: the slowdown that stands; None while there is none. bursts_missing:
     how many bursts more the baseline would need to show a rise that matters; 0: it can; inf: no number would.
     """
 
     def __init__(self, baseline: Baseline, policy: RegressionPolicy) -> None:
         self.alarm: Alarm | None = None
-        self.seen: deque[Seen] = deque(maxlen=KEPT)
+        self.seen: deque[Seen] = deque(maxlen=LOOKED_AT)
         self.control = Control(baseline.bursts, baseline.controls) if baseline.controls else None
         self._policy = policy
         self._noise = noise_of(baseline.bursts, threshold=policy.threshold, prior=baseline.prior)
         self._floor = Floor(baseline.bursts)
         self._scan = Scan(self._noise)
         self._look = CloserLook(self._noise.size)
-        self._lows: deque[float | None] = deque(maxlen=KEPT)
-        self._control_lows: deque[float | None] = deque(maxlen=KEPT)
-        self._offs: deque[float] = deque(maxlen=KEPT)
+        self._lows: deque[float | None] = deque(maxlen=LOOKED_AT)
+        self._control_lows: deque[float | None] = deque(maxlen=LOOKED_AT)
+        self._offs: deque[float] = deque(maxlen=LOOKED_AT)
+        self._times: deque[float] = deque(maxlen=KEPT)
         self._fresh = 0  # bursts since the last slowdown was over, KEPT at most
         self.bursts_missing = self._count_missing(baseline)
 
@@ -113,7 +115,7 @@ class Slowdown:
 
     @property
     def run(self) -> list[Seen]:
-        """The bursts since the alarm's beginning that are still remembered, the newest one at least."""
+        """Those of `seen` since the alarm's beginning, the newest one at least."""
         assert self.alarm is not None
         since = self.alarm.since
         return [seen for seen in self.seen if seen.at >= since] or [self.seen[-1]]
@@ -121,6 +123,7 @@ class Slowdown:
     def take(self, seen: Seen) -> None:
         """The next burst, in the order of time."""
         self.seen.append(seen)
+        self._times.append(seen.at)
         self._lows.append(lowest(seen.latencies, self._floor.depth))
         self._control_lows.append(None if self.control is None else self.control.low(seen.controls))
         self._offs.append(float(location(np.log(seen.latencies))) - float(self._noise.center))
@@ -162,10 +165,10 @@ class Slowdown:
         z = float(score.z[channel])
         if z >= self._policy.evidence:
             began = min(self._scan.began(channel, int(score.bursts[channel])), self._fresh)
-            self.alarm = Alarm(found_by=FoundBy(channel.value), since=self.seen[-began].at, score=z)
+            self.alarm = Alarm(found_by=FoundBy(channel.value), since=self._times[-began], score=z)
         elif (found := self._lifted()) is not None:
             bursts, z = found
-            self.alarm = Alarm(found_by=FoundBy.FLOOR, since=self.seen[-bursts].at, score=z)
+            self.alarm = Alarm(found_by=FoundBy.FLOOR, since=self._times[-bursts], score=z)
 
     def _is_back(self, alarm: Alarm) -> bool:
         if alarm.found_by is FoundBy.FLOOR:
