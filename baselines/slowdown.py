@@ -88,8 +88,9 @@ def alarm_of(verdict: Verdict) -> Alarm | None:
 class Slowdown:
     """Follows one canary against one baseline.
 
-    seen: the last LOOKED_AT bursts, oldest first. alarm: the slowdown that stands; None while there is none. bursts_missing:
-    how many bursts more the baseline would need to show a rise that matters; 0: it can; inf: no number would.
+    seen: the last LOOKED_AT bursts, oldest first. alarm: the slowdown that stands; None while there is none.
+    bursts_missing: how many bursts more the baseline would need to show a rise that matters; 0: it can; inf: no number
+    would.
     """
 
     def __init__(self, baseline: Baseline, policy: RegressionPolicy) -> None:
