@@ -26,6 +26,7 @@ from baselines.replay import (
     replay_memory,
 )
 from baselines.slowdown import RegressionPolicy
+from baselines.verdict import Level
 from watchdog.cli.session import (
     CONFIG_VARIABLE,
     DEFAULT_CONFIG,
@@ -43,6 +44,8 @@ from watchdog.policies import policies_of
 
 Line = Mapping[str, Any]
 MAX_STORED_BURSTS = 50_000
+MAX_NAMED = 10
+LOUD = frozenset({Level.PAGE, Level.URGENT})  # what is told by default
 
 
 class Metric(StrEnum):
@@ -164,22 +167,36 @@ def _note(notes: Iterable[str]) -> None:
 
 def _print(lines: Iterable[Line], *, json: bool) -> set[str]:
     """Print as they come; returns the statuses that were ever given."""
-    statuses = set()
+    statuses: set[str] = set()
+    alerts: list[str] = []
+    loud = False
     for line in lines:
         if line["type"] == "verdict":
             statuses.add(str(line["status"]))
+            before, loud = loud, line["status"] == "WORSE" and line["level"] in LOUD
+            alerts += [_clock(line)] if loud and not before else []
         if json:
             print_line(jsonlib.dumps(line))
         else:
-            out.print(_say(line), markup=False)
+            out.print(_sum_up(line, alerts) if line["type"] == "summary" else _say(line), markup=False)
     return statuses
 
 
+def _sum_up(line: Line, alerts: list[str]) -> str:
+    """In how many rows how often somebody would have been told, and when."""
+    times = {0: "not once", 1: "once"}.get(len(alerts), f"{len(alerts)} times")
+    text = f"{line['rows']} rows: this rule would have alerted {times}"
+    if alerts:
+        text += f" ({', '.join(alerts[:MAX_NAMED])}{', ...' if len(alerts) > MAX_NAMED else ''})"
+    return f"{text}; worse {line['worse']} time(s), those of level info and watch included"
+
+
+def _clock(line: Line) -> str:
+    return datetime.fromtimestamp(line["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
 def _say(line: Line) -> str:
-    if line["type"] == "summary":
-        return f"{line['rows']} rows: worse {line['worse']} time(s)"
-    at = datetime.fromtimestamp(line["time"], UTC).strftime("%Y-%m-%d %H:%M:%S")
-    text = f"{at}  row {line['row']}  {line['check']} {line['status']}: {line['reason'].replace('_', ' ')}"
+    text = f"{_clock(line)}  row {line['row']}  {line['check']} {line['status']}: {line['reason'].replace('_', ' ')}"
     if line["status"] == "WORSE":
         text += f", cause {line['cause']}, level {line['level']}"
     if line["ratio"] is not None:
