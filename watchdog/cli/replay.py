@@ -45,7 +45,7 @@ from watchdog.policies import policies_of
 Line = Mapping[str, Any]
 MAX_STORED_BURSTS = 50_000
 MAX_NAMED = 10
-LOUD = frozenset({Level.PAGE, Level.URGENT})  # what is told by default
+LOUD = frozenset({Level.WATCH, Level.PAGE, Level.URGENT})  # what is told by default
 
 
 class Metric(StrEnum):
@@ -188,7 +188,7 @@ def _sum_up(line: Line, alerts: list[str]) -> str:
     text = f"{line['rows']} rows: this rule would have alerted {times}"
     if alerts:
         text += f" ({', '.join(alerts[:MAX_NAMED])}{', ...' if len(alerts) > MAX_NAMED else ''})"
-    return f"{text}; worse {line['worse']} time(s), those of level info and watch included"
+    return f"{text}; worse {line['worse']} time(s), those of level info included"
 
 
 def _clock(line: Line) -> str:
