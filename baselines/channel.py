@@ -10,11 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from baselines.floors import Bucket, Doubling, Filling, Floors
-from baselines.growth import HALF, LOOKBACK, WINDOW, Rise, Trend, slope_of
+from baselines.growth import HALF, LOOKBACK, MIN_PAST, WINDOW, Rise, Trend, slope_of
 from baselines.quantiles import Floats, Slope
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the policy's window; each twice the one before
 FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
+MUCH_WIDER = 2  # steps: four times as wide, so that what is swept at all is swept in it
 PERSIST = 2  # completed buckets in a row
 AGREE = 0.5  # the halves of a window agree when neither slope is less than this share of the other
 MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer than the leak is old show less
@@ -61,11 +62,14 @@ class _Scale:
             return rise, rise
         return rise, self._free_trend.examine(indices, free, self.floors.count, min_gain=min_gain)
 
-    def inherit(self, slopes: Sequence[float]) -> None:
-        """Of earlier lives, in bytes per second."""
+    def inherit(self, slopes: Sequence[float], *, came_to: float | None) -> None:
+        """Of earlier lives, in bytes per second; came_to: see `Trend.inherit`."""
         for trend in (self._trend, self._free_trend):
             if trend is not None:
-                trend.inherit([slope * self.width_s for slope in slopes])
+                trend.inherit(
+                    [slope * self.width_s for slope in slopes],
+                    came_to=None if came_to is None else came_to * self.width_s,
+                )
 
     def drain(self) -> list[float]:
         """The slopes of windows that were completed since the last call, in bytes per second."""
@@ -98,7 +102,7 @@ class Channel:
     tenure_s, youth_s: the age from which a leak is called one, and from which an urgent one is.
     is_urgent(used, slope_low): whether so many bytes, growing by so much a second, leave no time to wait and see.
     is_large(used, risen): whether a rise to so many bytes, by so many, has taken too much of the room to wait until
-    tenure; twice youth_s is enough then.
+    tenure, twice youth_s is enough then, or to be what is swept now and then.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class Channel:
         scale = self._scales[number]
         raw, free = scale.append(bucket, min_gain=self._min_gain)
         if scale.floors.count >= WINDOW:
+            raw, free = self._unless_usual(bucket.floor, raw), self._unless_usual(bucket.floor, free)
             urgent = raw is not None and self._age_s >= self._youth_s and self._hurries(bucket.floor, raw, scale)
             ripe = self._age_s >= self._tenure_s and number >= FIRST_SLOW
             slow = free is not None and free.record and (ripe or self._presses(bucket.floor, free))
@@ -148,6 +153,10 @@ class Channel:
         if number < len(self._doublings):
             for wide in self._doublings[number].add(bucket):
                 self._append(number + 1, wide)
+
+    def _unless_usual(self, used: float, rise: Rise | None) -> Rise | None:
+        """Nothing that earlier lives did too, unless it has taken more than what is swept ever takes."""
+        return None if rise is not None and rise.usual and not self._is_large(used, rise.risen) else rise
 
     def _hurries(self, used: float, rise: Rise, scale: _Scale) -> bool:
         return rise.slope.low > 0 and self._is_urgent(used, rise.slope.low / scale.width_s)
@@ -166,9 +175,12 @@ class Channel:
 
     def inherit(self, slopes: Mapping[int, Sequence[float]]) -> None:
         """Take over what earlier lives of the same service showed, by the number of the width."""
+        known = {number: past for number, past in slopes.items() if len(past) >= MIN_PAST}
+        widest = max(known, default=0)
         for number, past in slopes.items():
             if 0 <= number < len(self._scales):
-                self._scales[number].inherit(past)
+                came_to = float(np.median(known[widest])) if widest >= number + MUCH_WIDER else None
+                self._scales[number].inherit(past, came_to=came_to)
 
     def drain(self) -> dict[int, list[float]]:
         """Slopes that later lives may take over; each is given once."""

@@ -12,7 +12,9 @@ Rules for editors. A window of 24 floors leaks when all of these hold, and each 
   cache that wanders has wide ones); until then nearly monotone and far above the noise.
 
 `Rise.record` says whether it also left the highest floor before the window behind (a sawtooth, a tide); a leak that
-will fill the memory within hours is not made to wait for that.
+will fill the memory within hours is not made to wait for that. `Rise.usual` says whether earlier lives of the service
+grew like this over windows as wide, while over much wider ones it came to nothing, and this life has not been swept
+yet: so does a heap that is swept only every few hours, and nothing else tells it from a leak until then.
 """
 
 from __future__ import annotations
@@ -43,6 +45,10 @@ MIN_PAST, MAX_PAST = 6, 40  # windows before this one, half overlapping, that ma
 PAST_SIGMAS, FEW_PAST, MIN_Z = 4.0, 4.0, 2.5  # the bar is (1 + 4/n) higher with n past slopes: their spread is a guess
 MIN_TAU, MIN_SNR = 0.90, 12.0  # without a past: Kendall's tau, and the gain over the noise
 
+USUAL = 2.0  # times the median of past slopes at most; what is steeper was not seen before
+FALL_SHARE = 0.5  # of the gain: a fall like that was a sweep, and `record` knows from then on
+COMES_TO = 0.25  # of a slope, over wider windows: less is nothing
+
 _LOGARITHMS = tuple(2.0**-k for k in range(1, 7))  # time constants, as shares of the age
 _EXPONENTIALS = (1 / 8, 1 / 4, 1 / 2)
 _START_UPS = (1 / 32, 1 / 16, 1 / 8)
@@ -52,11 +58,13 @@ _START_UPS = (1 / 32, 1 / 16, 1 / 8)
 class Rise:
     """A window that leaks. slope: bytes per bucket; record: it left the highest floor before it behind.
 
-    risen: bytes by which the floors have risen over as much of the life as is compared.
+    usual: it is how earlier lives grew until they were swept. risen: bytes by which the floors have risen over as much
+    of the life as is compared.
     """
 
     slope: Slope
     record: bool
+    usual: bool
     risen: float
 
 
@@ -66,13 +74,23 @@ class Trend:
     def __init__(self) -> None:
         self._past: deque[tuple[int, float]] = deque(maxlen=MAX_PAST + 2)
         self._inherited: Sequence[float] = ()
+        self._usual = -np.inf  # what earlier lives' slopes reach, and what became of them over wider windows
+        self._came_to = np.inf
         self.fresh: deque[float] = deque(maxlen=MAX_PAST)  # slopes that nobody has taken over yet
         self._record = -np.inf
         self._first: float | None = None
 
-    def inherit(self, slopes: Sequence[float]) -> None:
-        """Slopes of earlier lives, in bytes per bucket; they count until there are enough of this one's."""
+    def inherit(self, slopes: Sequence[float], *, came_to: float | None = None) -> None:
+        """Slopes of earlier lives, in bytes per bucket; they count until there are enough of this one's.
+
+        came_to: what they grew by over much wider windows, in bytes per bucket of this width; None when not known.
+        """
         self._inherited = slopes
+        self._came_to = np.inf if came_to is None else came_to
+        self._usual = -np.inf
+        if len(slopes) >= MIN_PAST:
+            middle = float(np.median(slopes))
+            self._usual = min(middle + _bar(slopes), USUAL * middle)
 
     def examine(self, indices: Floats, floors: Floats, count: int, *, min_gain: float) -> Rise | None:
         """The newest window of the floors; None when it does not leak.
@@ -111,15 +129,28 @@ class Trend:
             return None
         score = float(np.sign(slopes).sum())
         if len(before) >= MIN_PAST:
-            spread = MAD * float(np.median(np.abs(np.array(before) - np.median(before))))
-            bar = PAST_SIGMAS * (1 + FEW_PAST / len(before)) * spread
-            significant = estimate > bar and _mann_kendall(score, residuals) > MIN_Z
+            significant = estimate > _bar(before) and _mann_kendall(score, residuals) > MIN_Z
         else:
             significant = score >= MIN_TAU * len(slopes) and gain > MIN_SNR * noise
         if not significant:
             return None
         record = begun >= MIN_BEFORE and float(np.median(window[HALF:])) > self._record
-        return Rise(slope_of(times, window), record, risen=_level(floors, len(floors) - 1) - _level(floors, 0))
+        usual = self._is_usual(estimate) and _greatest_fall(floors) < FALL_SHARE * gain
+        return Rise(slope_of(times, window), record, usual, risen=_level(floors, len(floors) - 1) - _level(floors, 0))
+
+    def _is_usual(self, estimate: float) -> bool:
+        """Whether earlier lives grew like this too, and it came to nothing."""
+        return estimate <= self._usual and self._came_to < COMES_TO * estimate
+
+
+def _bar(past: Sequence[float]) -> float:
+    """What chance adds to a slope, by the spread of past ones."""
+    spread = MAD * float(np.median(np.abs(np.array(past) - np.median(past))))
+    return PAST_SIGMAS * (1 + FEW_PAST / len(past)) * spread
+
+
+def _greatest_fall(floors: Floats) -> float:
+    return float((np.maximum.accumulate(floors) - floors).max())
 
 
 def slope_of(indices: Floats, window: Floats) -> Slope:

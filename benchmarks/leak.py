@@ -17,10 +17,23 @@ from pathlib import Path
 import numpy as np
 
 from baselines.leak import LeakPolicy, LeakWatch
+from baselines.slopes import SlopeHistory
 from baselines.verdict import Level, Status
 from benchmarks import report
 from benchmarks.leak_rules import RULES
-from benchmarks.leak_series import HARMLESS, HOURS, LEAKS, LIMIT_MB, STEP_MIN, TIMES, UNSEEN, Case, make
+from benchmarks.leak_series import (
+    HARMLESS,
+    HOURS,
+    LEAKS,
+    LIMIT_MB,
+    LIVES,
+    STEP_MIN,
+    TIMES,
+    UNSEEN,
+    Case,
+    make,
+    make_twice,
+)
 from probes.messages import MemorySample
 
 MB = 1e6
@@ -71,13 +84,20 @@ def samples(case: Case, *, with_load: bool) -> Iterator[MemorySample]:
             return
 
 
-def follow(points: Iterable[MemorySample], policy: LeakPolicy) -> tuple[Told | None, float | None, float]:
-    """The first WORSE verdict, the minute of the first at page level, and CPU seconds for a judgement."""
+def follow(
+    points: Iterable[MemorySample], policy: LeakPolicy, history: SlopeHistory | None = None
+) -> tuple[Told | None, float | None, float]:
+    """The first WORSE verdict, the minute of the first at page level, and CPU seconds for a judgement.
+
+    history: what the first life takes over.
+    """
     watch, life, due_s = LeakWatch(policy), "", 0.0
     told, paged, began, judged = None, None, time.process_time(), 0
     for point in points:
         if point.life != life:
             watch, life, due_s = LeakWatch(policy), point.life, 0.0
+            watch.inherit(history or SlopeHistory())
+            history = None
         watch.take([point])
         if point.at < due_s:
             continue
@@ -109,6 +129,17 @@ def run_one(job: tuple[str, int, float]) -> Outcome:
         alarms[BLIND] = blind.at_min if blind else None
         alarms |= {rule: judge(case.memory_mb[:end]) for rule, judge in RULES.items()}
     return Outcome(name, case.onset_min, case.rate, end * STEP_MIN, alarms, told, judging_s)
+
+
+def run_twice(job: tuple[str, str, int]) -> tuple[float | None, float | None]:
+    """Minute of the first alarm in the second of two lives: without, and with what the first one showed."""
+    first, second = make_twice(*job)
+    watch = LeakWatch(LeakPolicy())
+    watch.take(samples(first, with_load=True))
+    history = SlopeHistory(version="1", own=watch.drain())
+    found = (follow(samples(second, with_load=True), LeakPolicy(), known)[0] for known in (None, history))
+    alone, informed = (None if told is None else told.at_min for told in found)
+    return alone, informed
 
 
 @dataclass
@@ -155,10 +186,34 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--first-seed", type=int, default=90_000)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these kinds alone; no goals then")
+    parser.add_argument("--lives", action="store_true", help="only what a life tells the next one; no goals then")
     parser.add_argument("--picture", type=Path, metavar="FILE.svg")
 
 
+def run_lives(options: argparse.Namespace) -> report.Report:
+    """What changes when the slopes of the life before are known."""
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    rows = []
+    with Pool(options.jobs) as pool:
+        for first, second in LIVES:
+            found = pool.map(run_twice, [(first, second, seed) for seed in seeds], chunksize=1)
+            rows.append((f"{first}, then {second}", *(_found(told) for told in zip(*found, strict=True))))
+    header = ("two lives of a service", "the first not known", "known")
+    print("\nalarms in the second life, % / median h / p90 h")
+    report.show_table(rows, header=header)
+    return report.Report(name="leak", figures={"seeds": [seeds.start, seeds.stop], "lives": rows})
+
+
+def _found(told: Sequence[float | None]) -> str:
+    hours = [at / 60 for at in told if at is not None]
+    if not hours:
+        return "0"
+    return f"{100 * len(hours) / len(told):.0f} / {np.median(hours):.1f} / {np.quantile(hours, 0.9):.1f}"
+
+
 def run(options: argparse.Namespace) -> report.Report:
+    if options.lives:
+        return run_lives(options)
     names = options.only or [*HARMLESS, *LEAKS]
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     noisy = [] if options.only else [(name, seed, 3.0) for name in REFERENCE for seed in seeds]

@@ -40,6 +40,14 @@ def make(name: str, seed: int, *, noise: float = 1.0) -> Case:
     return _Maker(name, seed, noise).make()
 
 
+def make_twice(first: str, second: str, seed: int) -> tuple[Case, Case]:
+    """Two lives of one service, one after the other: of a heap, its threshold and its rate stay."""
+    before, after = _Maker(first, seed, 1.0), _Maker(second, seed + TWICE, 1.0)
+    case = before.make()
+    after.heap_of = before.heap_of
+    return case, after.make()
+
+
 HARMLESS = (
     "flat",
     "wander",
@@ -72,6 +80,15 @@ LEAKS = (
     "1 heap",
 )
 UNSEEN = ("jobs", "heap")
+LIVES = (
+    ("heap", "heap"),
+    ("sawtooth", "sawtooth"),
+    ("heap", "1 heap"),
+    ("sawtooth", "1 sawtooth"),
+    ("1 flat", "1 flat"),
+)
+"""A life and the next one of the same service."""
+TWICE = 1_000_000  # no seed of a first life is that high
 
 
 class _Maker:
@@ -81,6 +98,7 @@ class _Maker:
         self.words = set(words)
         self.rng = np.random.default_rng([seed, sum(map(ord, name))])
         self.noise = noise
+        self.heap_of: tuple[float, float] | None = None  # threshold in MB, and MB a minute at full load
         self.load = self.load_curve()
 
     def make(self) -> Case:
@@ -172,7 +190,7 @@ class _Maker:
     def heap(self) -> Series:
         """A garbage collector's heap: grows with the work done, is swept at a threshold, and not to the same level."""
         values, level, kept = np.zeros(COUNT), 0.0, 0.0
-        threshold, rate = self.rng.uniform(150, 500), self.rng.uniform(2, 10)
+        threshold, rate = self.heap_of = self.heap_of or (self.rng.uniform(150, 500), self.rng.uniform(2, 10))
         for i in range(COUNT):
             level += rate * self.load[i] * STEP_MIN
             if level > threshold:

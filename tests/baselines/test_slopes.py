@@ -95,6 +95,56 @@ def test_a_restart_relearns_nothing() -> None:
     assert judge(worker, SlopeHistory(own=wide)).status is Status.OK
 
 
+def swept(*, hours: float, seed: int = 3, every_h: float = 5.0, rate_mb_per_hour: float = 60.0) -> list[MemorySample]:
+    """A heap that grows at that rate and is swept every so many hours."""
+    lost = int(every_h * rate_mb_per_hour * MB)
+    return [
+        replace(s, host_anon_bytes=(s.host_anon_bytes or 0) - int(s.at // (every_h * HOUR)) * lost)
+        for s in life(rate_mb_per_hour, hours=hours, seed=seed)
+    ]
+
+
+def alarms(samples: list[MemorySample], history: SlopeHistory) -> list[float]:
+    """Hours at which it was called a leak, looked at every ten minutes."""
+    watch = LeakWatch(POLICY)
+    watch.inherit(history)
+    told = []
+    for sample in samples:
+        watch.take([sample])
+        if sample.at % 600 == 0 and watch.judge(now=sample.at).status is Status.WORSE:
+            told.append(sample.at / HOUR)
+    return told
+
+
+def test_a_heap_that_is_swept_every_few_hours_is_learned_once() -> None:
+    """In its first life it is a line until it is swept; the next one is known to be swept as well."""
+    history = SlopeHistory(version="1", own=slopes_of(swept(hours=72)))
+    assert alarms(swept(hours=5, seed=4), SlopeHistory())
+    assert not alarms(swept(hours=30, seed=4), history)
+
+
+@pytest.mark.parametrize(
+    ("rate", "earlier", "within_h"),
+    [
+        pytest.param(180.0, "swept", 4.0, id="three times as fast as it ever grew"),
+        pytest.param(60.0, "leaking", 4.0, id="what earlier lives did was a leak too"),
+        pytest.param(60.0, "flat", 4.0, id="what earlier lives did not do"),
+        pytest.param(60.0, "swept", 24.0, id="as fast as it always grew, and nothing sweeps it any more"),
+        pytest.param(300.0, "swept fast", 6.0, id="the same, and a tenth of the room is gone"),
+    ],
+)
+def test_a_leak_is_no_heap_that_will_be_swept(rate: float, earlier: str, within_h: float) -> None:
+    before = {
+        "swept": lambda: swept(hours=72),
+        "swept fast": lambda: swept(hours=72, every_h=3.0, rate_mb_per_hour=300.0),
+        "leaking": lambda: life(60.0, hours=72),
+        "flat": lambda: life(0.0, hours=72),
+    }[earlier]()
+    told = alarms(life(rate, hours=within_h + 2, seed=4), SlopeHistory(version="1", own=slopes_of(before)))
+    assert told
+    assert told[0] <= within_h
+
+
 def test_slopes_that_nobody_takes_over_do_not_pile_up() -> None:
     """A life of twelve days, replayed at once: of each width the newest are left."""
     assert max(len(slopes) for slopes in slopes_of(life(0.0, hours=288)).values()) == MAX_SLOPES
