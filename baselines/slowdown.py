@@ -25,7 +25,7 @@ from baselines.verdict import Verdict
 
 LOOKED_AT = 60  # bursts, that are kept whole: 1 kB each; of KEPT the scan keeps a few numbers
 FLOOR_WINDOWS = (10, 15, 20, 30, LOOKED_AT)
-FLOOR_EVIDENCE = 4.5 / 4.75  # of the policy's
+FLOOR_EVIDENCE = 0.9  # of the policy's
 FLOOR_ALONE, FLOOR_OVER_CONTROL = 0.75, 0.5  # of the threshold's rise: without a control, and over it
 SPELL, QUIET_SD = 16, 0.06  # bursts; of burst locations, in logs: a machine without such spells at baseline
 
@@ -35,7 +35,7 @@ class RegressionPolicy:
     """threshold: the rise of p95 that matters, as a fraction. evidence: how sure it must be, in standard deviations."""
 
     threshold: float = 0.20
-    evidence: float = 4.75
+    evidence: float = 5.0
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 10:

@@ -39,7 +39,7 @@ SIZE = 10
 GAP = 60  # quiet bursts between two alarms
 HORIZON = 720
 OURS = "ours"
-CURVE = (4.0, 4.5, 4.75, 5.0, 5.5, 6.5)
+CURVE = (4.0, 4.5, 5.0, 5.5, 6.5)
 QUICK_NOISE, QUICK_CHANGES = ("typical", "stalls", "everything", "neighbour"), ("+20 %", "+30 %", "p95 only +20 %")
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 

@@ -177,7 +177,7 @@ class LoadSection(Section):
 
 class RegressionSection(Section):
     threshold: Annotated[float, Field(gt=0.01, le=10)] = 0.20
-    evidence: Annotated[float, Field(ge=3, le=20)] = 4.75
+    evidence: Annotated[float, Field(ge=3, le=20)] = 5.0
 
 
 class LeakSection(Section):
