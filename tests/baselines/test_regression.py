@@ -160,7 +160,7 @@ def test_a_baseline_too_noisy_says_how_many_more_bursts_it_needs() -> None:
     assert judge(bursts_at(*[1.0] * 6), wild).reason is Reason.BASELINE_TOO_NOISY
     assert "bursts_needed" not in judge(bursts_at(*[1.0] * 6), wild).evidence
 
-    rows = steady(rng, 80, sd=0.4) * np.exp(rng.normal(0, 0.08, (80, 1)))
+    rows = steady(rng, 80, sd=0.3) * np.exp(rng.normal(0, 0.06, (80, 1)))
     few = judge(bursts_at(*[1.0] * 6), make_baseline(rows[:4]))
     assert (few.status, few.reason) == (Status.UNKNOWN, Reason.BASELINE_TOO_NOISY)
     needed = few.evidence["bursts_needed"]
