@@ -120,6 +120,7 @@ warmup = 0
 json_path = "numbers"
 [target.regression]
 threshold = 10
+evidence = 20
 """
             for number in (1, 2)
         )
