@@ -16,7 +16,10 @@ MIN_JUDGED_SHARE = 0.5  # of a burst's samples; what is left of a mostly failed 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:
-    """A comparable burst. latencies, controls: seconds, the latter empty without a control. facts: `Burst.facts`."""
+    """A comparable burst. latencies, controls: seconds, the latter empty without a control. facts: `Burst.facts`.
+
+    alone: whether the worker that answered is the only one; False where that is not known.
+    """
 
     at: float
     life: str | None
@@ -24,6 +27,7 @@ class Seen:
     controls: tuple[float, ...]
     facts: Mapping[str, float]
     load: float | None
+    alone: bool = False
 
 
 def enough_judged(burst: Burst) -> tuple[Sample, ...]:
@@ -45,6 +49,7 @@ def see(burst: Burst, baseline: Baseline) -> Seen | Reason:
             controls=controls_of(judged),
             facts=burst.facts,
             load=burst.load,
+            alone=burst.workers_alive == 1,
         )
     good = sum(s.outcome is Outcome.GOOD for s in burst.samples)
     if good == 0:

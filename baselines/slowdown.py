@@ -123,6 +123,8 @@ class Slowdown:
 
     def take(self, seen: Seen) -> None:
         """The next burst, in the order of time."""
+        if self.alarm is not None and self._is_another(seen):
+            self.begin_anew()  # another worker in the place of the only one: what the former did is no evidence of it
         self.seen.append(seen)
         self._times.append(seen.at)
         self._lows.append(lowest(seen.latencies, self._floor.depth))
@@ -131,6 +133,12 @@ class Slowdown:
         self._fresh = min(self._fresh + 1, KEPT)
         self._scan.take(np.asarray(seen.latencies))
         self._decide()
+
+    def _is_another(self, seen: Seen) -> bool:
+        """Whether the only worker is another one than any that answered since the alarm's beginning."""
+        if not seen.alone or seen.life is None:
+            return False
+        return {each.life for each in self.run}.isdisjoint({seen.life, None})
 
     def begin_anew(self) -> None:
         """A slowdown is over: what was measured until now is no evidence of what is."""

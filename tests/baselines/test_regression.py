@@ -277,3 +277,18 @@ def test_a_larger_step_is_never_found_later(seed: int, ratio: float, more: float
     smaller = first_worse(follow(make_bursts(rows * np.where(step, ratio, 1.0)), baseline))
     larger = first_worse(follow(make_bursts(rows * np.where(step, ratio * more, 1.0)), baseline))
     assert smaller is None or (larger is not None and larger <= smaller)
+
+
+def test_another_worker_in_the_place_of_the_only_one_begins_anew() -> None:
+    """What the former did is no evidence of it; one of several that answers now and then ends nothing."""
+    slow, after = bursts_at(*[1.0] * 10, *[1.3] * 20), bursts_at(*[1.3] * 3)
+    for alive, statuses in ((1, "OOW"), (2, "WWW")):
+        watch = LatencyWatch(BASELINE, POLICY)
+        for burst in slow:
+            watch.take(replace(burst, workers_alive=alive))
+        said = []
+        for number, burst in enumerate(after, start=len(slow)):
+            samples = tuple(replace(sample, life="8@2") for sample in burst.samples)
+            watch.take(replace(burst, at=START + 60.0 * number, samples=samples, workers_alive=alive))
+            said.append(watch.judge(now=0.0).status.value[0])
+        assert "".join(said) == statuses
