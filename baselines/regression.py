@@ -13,12 +13,12 @@ from dataclasses import replace
 import numpy as np
 
 from baselines.baseline import Baseline, changes, describe_changes
-from baselines.cause import SHARED, Blame, latency_cause, level_of
+from baselines.cause import FLOOR_SHARE, SHARED, Blame, latency_cause, level_of
 from baselines.control import Control
 from baselines.load import LoadHistory, Paced, is_more_work
 from baselines.scan import SHORTEST, TAIL
 from baselines.seen import Seen, see
-from baselines.slowdown import Alarm, FoundBy, RegressionPolicy, Slowdown
+from baselines.slowdown import SPELL, Alarm, FoundBy, RegressionPolicy, Slowdown
 from baselines.slowness import channel_of, measure
 from baselines.verdict import Cause, Check, Reason, Status, Verdict
 from baselines.witness import Signs, crowding
@@ -34,8 +34,8 @@ class LatencyWatch:
     """Follows one canary against one baseline; None: nothing to compare with yet.
 
     slower: whether it is. An alarm that a control does not explain waits for PATIENCE bursts, for a machine that gets
-    busy hits the longer request first. The state is that of `Slowdown`, a day of loads where the target tells them, and
-    who is to blame.
+    busy hits the longer request first; where the floor speaks against the model and is not certain yet, for SPELL. The
+    state is that of `Slowdown`, a day of loads where the target tells them, and who is to blame.
     """
 
     def __init__(self, baseline: Baseline | None, policy: RegressionPolicy) -> None:
@@ -47,6 +47,7 @@ class LatencyWatch:
         self._refused: Reason | None = None
         self._history = LoadHistory()
         self._crowded: str | None = None
+        self._leans = False
         self._forget_blame()
 
     def _forget_blame(self) -> None:
@@ -96,7 +97,8 @@ class LatencyWatch:
             self._blame = self._blame.follow(found)
             self._waited += 1
             doubted = bool(seen.controls and self.baseline.controls) and self._blame.cause is Cause.UNKNOWN
-            self.slower = self.slower or not doubted or self._waited > PATIENCE
+            patience = SPELL if self._leans else PATIENCE
+            self.slower = self.slower or not doubted or self._waited > patience
         if seen.load is not None and (self._slowdown.alarm is None or self._blame.cause is Cause.LOAD):
             off, slow = self._slowdown.shift(1), self._slowdown.slow_share(seen)
             self._history.add(Paced(at=seen.at, load=seen.load, off=off, slow=slow))
@@ -182,6 +184,8 @@ class LatencyWatch:
             crowded=crowding(newest, baseline.facts),
         )
         self._crowded = signs.crowded
+        line = FLOOR_SHARE * self._policy.rise
+        self._leans = control_floor is not None and floor.over(control_floor).rise >= line
         changed = bool(changes(baseline.provenance, provenance))
         return latency_cause(signs, changed=changed, threshold=self._policy.threshold)
 
