@@ -139,6 +139,7 @@ class Stage:
         )
 
     def target(self, port: int, name: str = "toy", more: str = "", canary: str = "") -> str:
+        """Asked four times a second. Only what is far slower counts: on a machine busy with other tests much is."""
         return f"""
 [[target]]
 name = "{name}"
@@ -155,6 +156,9 @@ burst = 3
 [target.canary.expect]
 json_path = "numbers"
 rtol = 0.01
+[target.regression]
+threshold = 10
+evidence = 20
 """
 
     def spawn(self, argv: list[str]) -> subprocess.Popen[bytes]:

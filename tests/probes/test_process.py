@@ -180,7 +180,9 @@ def test_known_workers_are_looked_for_only_when_one_ended(tmp_path: Path) -> Non
         pid_file.write_text(f"{served.pid}\n")
         os.kill(first[1].pid, signal.SIGKILL)
         wait_for(lambda: not is_alive(first[1]))
-        wait_for(lambda: len(watch.known()) == 2)
+        wait_for(lambda: len(children_of(served.pid) - {first[1].pid}) == 2)
+        assert watch.known()[0] == first[0]
+        assert len(watch.known()) == 2
         assert watch.known()[1] != first[1]
 
 
