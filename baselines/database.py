@@ -168,6 +168,7 @@ def _engine(path: Path, *, synchronous: str) -> Engine:
         _use_wal(cursor)
         cursor.execute(f"PRAGMA synchronous = {synchronous}")
         cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA cache_size = -500")  # kB, of each connection; the system caches the file as well
         cursor.close()
 
     return engine

@@ -154,7 +154,7 @@ def run(options: argparse.Namespace) -> report.Report:
             changed, [(*cell, options.seed, options.changes, options.quick) for cell in cells], chunksize=1
         )
         crowded = pool.map(busy, hosts, chunksize=1)
-        size = {"lanes": 1, "days": 1, "changes": 4} if options.quick else {"lanes": 5, "days": 4, "changes": 20}
+        size = {"lanes": 1, "days": 1, "changes": 4} if options.quick else {"lanes": 5, "days": 4, "changes": 60}
         recorded = pool.apply(real, (options.data, options.seed), size) if options.data.is_dir() else {}
     quiets = {kind: alarms for kind, (alarms, _) in zip(noises, judged, strict=True)}
     by_cell = {cell: cell_delays for cell, (cell_delays, _) in zip(cells, found, strict=True)}
