@@ -287,8 +287,10 @@ def _say_intent(incident: Incident, *, mode: str, has_recycler: bool, gate: Gate
         return f"Nothing: {REFUSALS[GateReason.NO_RECYCLER]}."
     if mode != "act":
         return f'Nothing: it would be recycled, but mode = "{mode}".'
-    if gate is not None and gate is not GateReason.ALLOWED:
-        return f"Not recycled for now: {REFUSALS[gate]}."
+    if gate is not None and gate is not GateReason.ALLOWED:  # of the cause: the strikes before blamed something else
+        newly = gate is GateReason.CAUSE_NOT_MODEL
+        why = "the next verdicts must blame the model too" if newly else REFUSALS[gate]
+        return f"Not recycled for now: {why}."
     return "A recycle was asked for."
 
 

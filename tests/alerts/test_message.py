@@ -278,6 +278,11 @@ def test_the_title_says_why_this_message_comes(why: StepReason, event: Event, ti
     ("changes", "asked", "done"),
     [
         ({}, {"mode": "act"}, "A recycle was asked for."),
+        (
+            {},
+            {"mode": "act", "gate": GateReason.CAUSE_NOT_MODEL},
+            "Not recycled for now: the next verdicts must blame the model too.",
+        ),
         ({}, {"has_recycler": False}, "Nothing: no [target.recycle] is configured."),
         ({"level": Level.WATCH}, {}, "Nothing: only page and urgent are acted on."),
         ({"cause": Cause.LOAD}, {"mode": "act"}, "Nothing: only a fault of the model or its server is recycled."),
