@@ -37,11 +37,11 @@ STILL = [trace for trace in TRACES if trace.change == "none" and not trace.tunin
 
 @pytest.mark.parametrize("trace", STILL, ids=lambda trace: trace.name)
 def test_a_busy_machine_is_not_taken_for_a_slower_model(trace: Trace) -> None:
-    """Nothing changed in these; of the usual rules one at least alarms."""
+    """Nothing changed in these; a test of fifteen bursts against the baseline alarms in each."""
     requests = read(trace)
     assert not replay(requests, RegressionPolicy()).any()
-    logs = logarithms(requests)
-    assert any((usual.score(logs) >= usual.line).any() for usual in RULES.values())
+    usual = RULES["Mann-Whitney, 15"]
+    assert (usual.score(logarithms(requests)) >= usual.line).any()
 
 
 @pytest.mark.parametrize("trace", TRACES, ids=lambda trace: trace.name)

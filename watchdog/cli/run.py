@@ -33,7 +33,7 @@ def run(
     def use_log(section: LogSection) -> None:
         set_up_logging(format="json" if json else section.format, level=section.level)
 
-    share_one_heap()
+    _share_one_heap()
     with opened(config, create=True, keep_aside=True) as (parsed, database):
         use_log(parsed.log)
         daemon = Daemon(parsed, database, load=partial(load_config, config), use_log=use_log)
@@ -45,7 +45,7 @@ def run(
     _end(ExitCode.FINE)
 
 
-def share_one_heap() -> None:
+def _share_one_heap() -> None:
     """glibc gives each thread a heap of its own, 0.6 MiB in all; Python's threads hardly ever allocate at once."""
     with suppress(OSError, AttributeError):  # another C library, which has one
         ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
