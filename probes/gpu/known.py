@@ -17,11 +17,12 @@ _XIDS_KEPT = 1000
 
 @dataclass(slots=True, kw_only=True)
 class Place:
-    """The GPU with one index, and its slices as they were read last. Times are monotonic; None: never. due: for the
-    next reading."""
+    """The GPU with one index, and its slices as they were read last; `listed`: when their lists were read last, too.
+    Times are monotonic; None: never. due: for the next reading."""
 
     index: int
     devices: tuple[DeviceReading, ...] = ()
+    listed: tuple[DeviceReading, ...] = ()
     read_at: float | None = None
     listed_at: float | None = None
     due: float = 0.0
@@ -118,7 +119,9 @@ class Known:
     def take(self, place: Place, devices: Sequence[DeviceReading], *, lists: bool, now: float, due: float) -> bool:
         """A reading. True when the driver was stuck and with this is no more. lists: processes and health came too."""
         with self._lock:
-            place.devices = tuple(d if lists else _with_lists(d, place.devices) for d in devices)
+            if lists or any(d.fault in LOST for d in devices):
+                place.listed = tuple(devices)
+            place.devices = tuple(_with_lists(d, place.listed) for d in devices)
             place.read_at, place.due = now, due
             place.listed_at = now if lists else place.listed_at
             self._gpus |= {d.uuid: d for d in devices if d.uuid is not None and d.parent is None}
@@ -170,9 +173,13 @@ class Known:
         )
 
 
-def _with_lists(device: DeviceReading, before: Sequence[DeviceReading]) -> DeviceReading:
-    """With the processes and the health that were read last, where only memory was read now."""
-    last = next((d for d in before if d.uuid == device.uuid), None)
+def _with_lists(device: DeviceReading, listed: Sequence[DeviceReading]) -> DeviceReading:
+    """With the processes and the health that were read last, and with what was wrong with them: they are asked for more
+    rarely than memory is. A GPU that was lost since has none."""
+    last = next((d for d in listed if d.uuid == device.uuid), None)
     if last is None or device.fault in LOST:
         return device
-    return replace(device, processes=last.processes, figures=last.figures)
+    device = replace(device, processes=last.processes, figures=last.figures)
+    if device.fault is None and last.lists_failed:
+        return replace(device, fault=last.fault, call=last.call)
+    return device

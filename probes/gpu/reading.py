@@ -40,6 +40,12 @@ class DeviceReading:
     age_s: float = 0.0
     processes_age_s: float | None = None
 
+    @property
+    def lists_failed(self) -> bool:
+        """The fault is that of a list of processes, and not of the GPU."""
+        ours = self.call is not None and self.call.endswith("RunningProcesses")
+        return ours and self.fault not in (GpuFault.GPU_LOST, GpuFault.RESET_REQUIRED)
+
     def emptied(self, fault: GpuFault, call: str | None = None) -> DeviceReading:
         """The device without figures, and why."""
         return DeviceReading(

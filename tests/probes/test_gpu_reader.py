@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from nvml_stage import OLD_DRIVER, Driver, build_stub
 
+from probes.gpu.known import Known
 from probes.gpu.nvml import GpuFault
 from probes.gpu.reader import GpuReader
 from probes.gpu.reading import DeviceReading, GpuReading
@@ -226,6 +228,31 @@ def test_missing_process_figures_leave_memory_readable(driver: Driver, start: Op
     driver.set(f"device 0 {80 * GB} {GB} {10 * GB}\n{lists}")
     device = read_anew(reader)[0]
     assert (device.used_bytes, device.processes, device.fault) == (10 * GB, None, GpuFault.NO_PERMISSION)
+
+
+def test_a_list_that_failed_stays_failed_until_the_lists_are_read_again() -> None:
+    """What reads memory alone says nothing about the lists. A fault of the memory, or of the whole GPU, is over with
+    the next reading."""
+    known = Known(stale_s=60.0)
+    known.open(1, None, None)
+    place = known.waiting(0.0)[0]
+    well = DeviceReading(index=0, uuid="GPU-0", total_bytes=80 * GB, used_bytes=10 * GB)
+
+    def faults(*readings: tuple[str | None, GpuFault | None, bool]) -> list[GpuFault | None]:
+        told = []
+        for at, (call, fault, lists) in enumerate(readings, start=1):
+            known.take(place, [replace(well, fault=fault, call=call)], lists=lists, now=float(at), due=at + 1.0)
+            told.append(known.reading(float(at)).devices[0].fault)
+        return told
+
+    compute, memory = "nvmlDeviceGetComputeRunningProcesses", "nvmlDeviceGetMemoryInfo"
+    no, failed, lost = GpuFault.NO_PERMISSION, GpuFault.FAILED, GpuFault.GPU_LOST
+    fine = (None, None, False)
+    assert faults((compute, no, True), fine, fine, (None, None, True)) == [no, no, no, None]
+    assert faults((compute, no, True), (memory, failed, False), fine) == [no, failed, no]
+    assert faults((memory, failed, True), fine) == [failed, None]
+    assert faults((compute, no, True), (memory, lost, False), fine) == [no, lost, None]
+    assert faults((compute, lost, True), fine) == [lost, None]
 
 
 @pytest.mark.parametrize("device", ["max 0 0", "0 0 0", f"{GB} 0 {2 * GB}"], ids=["sentinel", "nothing", "too_much"])
