@@ -19,6 +19,7 @@ from baselines.quantiles import Floats, lag_one, quantile
 QUANTILE = 0.2  # of the bursts' minima; a burst in five must have had one request that did not wait
 DEPTH = 0.7  # of a burst's requests: so many must be left of it, when some failed or the burst was made smaller
 MAX_TOGETHER = 0.6
+MAX_PAIRED = 0.9  # what few bursts may say of a correlation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,9 +37,14 @@ class Lift:
         """In standard deviations, where a rise of `wander` is no change."""
         return self.rise / math.hypot(self.error, wander)
 
-    def over(self, control: Lift) -> Lift:
-        """What is left when the control's rise is taken off."""
-        return Lift(rise=self.rise - control.rise, error=math.hypot(self.error, control.error))
+    def over(self, control: Lift, *, paired: float) -> Lift:
+        """What is left when the control's rise is taken off. paired: the correlation of the two errors, from 0."""
+        shared = 2 * paired * self.error * control.error
+        error = math.sqrt(self.error**2 + control.error**2 - shared)
+        return Lift(rise=self.rise - control.rise, error=error)
+
+
+UNSEEN = Lift(rise=0.0, error=math.inf)
 
 
 def floor_of(bursts: Sequence[Sequence[float]]) -> float:
@@ -73,8 +79,8 @@ class Floor:
 
     def __init__(self, bursts: Sequence[Sequence[float]]) -> None:
         self.depth = depth_of(bursts)
-        found = [lowest(burst, self.depth) for burst in bursts]
-        self._usual = np.array([low for low in found if low is not None])
+        self.lows = [lowest(burst, self.depth) for burst in bursts]  # one per burst; None: too few requests
+        self._usual = np.array([low for low in self.lows if low is not None])
         self._level = _low(self._usual)
         self._own_error = error_of(self._usual, len(self._usual))
         self._errors: dict[int, float] = {}
@@ -115,6 +121,25 @@ def error_of(lows: Floats, count: int) -> float:
     ordered = np.sort(lows)
     mean = float(chances @ ordered)
     return math.sqrt(max(float(chances @ (ordered - mean) ** 2), 0.0))
+
+
+def paired(lows: Sequence[float | None], others: Sequence[float | None]) -> float:
+    """The correlation of the errors of two floors of the same bursts, from 0 to MAX_PAIRED; 0 where none is known.
+
+    A sample quantile is off by what the share of values below the true one is off (Bahadur 1966), so two of them are
+    correlated as "lies at or below its floor" and the same of the other one are, burst by burst (Babu and Rao 1988).
+    """
+    both = [(low, other) for low, other in zip(lows, others, strict=True) if low is not None and other is not None]
+    if not both:
+        return 0.0
+    ours, theirs = np.array(both).T
+    below, below_too = ours <= _low(ours), theirs <= _low(theirs)
+    share, share_too = float(below.mean()), float(below_too.mean())
+    spread = math.sqrt(share * (1 - share) * share_too * (1 - share_too))
+    if spread == 0:
+        return 0.0
+    together = float((below & below_too).mean()) - share * share_too
+    return min(max(together / spread, 0.0), MAX_PAIRED)
 
 
 @lru_cache(maxsize=512)

@@ -21,7 +21,7 @@ from baselines.seen import Seen, see
 from baselines.slowdown import SPELL, Alarm, FoundBy, RegressionPolicy, Slowdown
 from baselines.slowness import channel_of, measure
 from baselines.verdict import Cause, Check, Reason, Status, Verdict
-from baselines.witness import Signs, crowding
+from baselines.witness import NO_SIGNS, Signs, crowding
 from probes.messages import Burst
 
 PATIENCE = 3  # bursts
@@ -46,13 +46,11 @@ class LatencyWatch:
         self._newest: Burst | None = None
         self._refused: Reason | None = None
         self._history = LoadHistory()
-        self._crowded: str | None = None
-        self._leans = False
         self._forget_blame()
 
     def _forget_blame(self) -> None:
         self.slower, self._waited = False, 0  # bursts since the alarm was raised
-        self._blame, self._crowded = Blame(), None
+        self._blame, self._signs = Blame(), NO_SIGNS
 
     @property
     def alarm(self) -> Alarm | None:
@@ -93,11 +91,16 @@ class LatencyWatch:
         if self._slowdown.alarm is None:
             self._forget_blame()
         else:
-            found = self._find_cause(self._slowdown, self._slowdown.alarm, burst.provenance, self.baseline)
-            self._blame = self._blame.follow(found)
+            if self._blame.cause in (Cause.ENVIRONMENT, Cause.LOAD):
+                self._slowdown.look_beneath()
+            self._signs = self._read_signs(self._slowdown, self._slowdown.alarm, self.baseline)
+            changed = bool(changes(self.baseline.provenance, burst.provenance))
+            self._blame = self._blame.follow(
+                latency_cause(self._signs, changed=changed, threshold=self._policy.threshold)
+            )
             self._waited += 1
             doubted = bool(seen.controls and self.baseline.controls) and self._blame.cause is Cause.UNKNOWN
-            patience = SPELL if self._leans else PATIENCE
+            patience = SPELL if self._signs.leans else PATIENCE
             self.slower = self.slower or not doubted or self._waited > patience
         if seen.load is not None and (self._slowdown.alarm is None or self._blame.cause is Cause.LOAD):
             off, slow = self._slowdown.shift(1), self._slowdown.slow_share(seen)
@@ -163,31 +166,23 @@ class LatencyWatch:
                 "found_by": alarm.found_by.value,
                 "score": alarm.score,
                 **({"changed": describe_changes(changed)} if changed else {}),
-                **({"beside": self._crowded} if cause is Cause.ENVIRONMENT and self._crowded else {}),
+                **({"beside": self._signs.crowded} if cause is Cause.ENVIRONMENT and self._signs.crowded else {}),
             },
         )
 
-    def _find_cause(self, slowdown: Slowdown, alarm: Alarm, provenance: Mapping[str, str], baseline: Baseline) -> Cause:
+    def _read_signs(self, slowdown: Slowdown, alarm: Alarm, baseline: Baseline) -> Signs:
         newest = slowdown.run
         bursts = len(newest)
-        floor, control_floor = slowdown.floors(bursts)
-        over = None if control_floor is None or not slowdown.spans(bursts) else floor.over(control_floor)
-        shift = slowdown.shift(bursts)
-        signs = Signs(
+        floor, over = slowdown.floors(bursts)
+        return Signs(
             whole=alarm.found_by is FoundBy.LOCATION,
             floor=floor,
-            floor_over_control=over,
-            control_share=None
-            if slowdown.control is None or control_floor is None
-            else _shared(slowdown.control, newest),
-            busier=self._is_busier(slowdown, newest, shift, alarm, baseline),
+            floor_over_control=over if slowdown.spans(bursts) else None,
+            leans=over is not None and over.rise >= FLOOR_SHARE * self._policy.rise,
+            control_share=None if slowdown.control is None or over is None else _shared(slowdown.control, newest),
+            busier=self._is_busier(slowdown, newest, slowdown.shift(bursts), alarm, baseline),
             crowded=crowding(newest, baseline.facts),
         )
-        self._crowded = signs.crowded
-        line = FLOOR_SHARE * self._policy.rise
-        self._leans = control_floor is not None and floor.over(control_floor).rise >= line
-        changed = bool(changes(baseline.provenance, provenance))
-        return latency_cause(signs, changed=changed, threshold=self._policy.threshold)
 
     def _is_busier(
         self, slowdown: Slowdown, newest: Sequence[Seen], shift: float, alarm: Alarm, baseline: Baseline

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
@@ -17,7 +18,7 @@ import numpy as np
 from baselines.baseline import Baseline
 from baselines.closer_look import CloserLook
 from baselines.control import CLOSE_WANDER, Control
-from baselines.floor import Floor, Lift, lowest
+from baselines.floor import UNSEEN, Floor, Lift, lowest, paired
 from baselines.noise import count_slow, location, noise_of
 from baselines.scan import CENTER, KEPT, LONGEST, WANDER, Channel, Scan
 from baselines.seen import Seen
@@ -100,6 +101,7 @@ class Slowdown:
         self._policy = policy
         self._noise = noise_of(baseline.bursts, threshold=policy.threshold, prior=baseline.prior)
         self._floor = Floor(baseline.bursts)
+        self._paired = self._pair(baseline)
         self._scan = Scan(self._noise)
         self._look = CloserLook(self._noise.size)
         self._lows: deque[float | None] = deque(maxlen=LOOKED_AT)
@@ -140,6 +142,15 @@ class Slowdown:
             return False
         return {each.life for each in self.run}.isdisjoint({seen.life, None})
 
+    def look_beneath(self) -> None:
+        """What stands is explained by the machine or by load, and may hide a slower model: where the floor rose over
+        the control's as well, for certain and for longer than a spell, that is the slowdown from now on."""
+        if self.control is None or self.alarm is None or self.alarm.found_by is FoundBy.FLOOR:
+            return
+        lifted = self._lifted([bursts for bursts in FLOOR_WINDOWS if self.spans(bursts)])
+        if lifted is not None:
+            self.alarm = self._floor_alarm(*lifted)
+
     def begin_anew(self) -> None:
         """A slowdown is over: what was measured until now is no evidence of what is."""
         self.alarm, self._fresh = None, 0
@@ -154,10 +165,18 @@ class Slowdown:
         return float(count_slow(np.log(seen.latencies), self._noise.tail_line)) / len(seen.latencies)
 
     def floors(self, bursts: int) -> tuple[Lift, Lift | None]:
-        """How far the floor of so many of the newest rose, and the control's; None where there is none."""
+        """How far the floor of so many of the newest rose, UNSEEN where less than half are known; and how far over the
+        control's, None where there is none. A control that answers no longer is none."""
         lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
-        floor = self._floor.lift(lows) if lows else Lift(rise=0.0, error=math.inf)
-        return floor, self.control.floor.lift(controls) if self.control is not None and controls else None
+        few = max(1, bursts // 2)
+        known, known_too = [low for low in lows if low is not None], [low for low in controls if low is not None]
+        if len(known) < few:
+            return UNSEEN, None
+        floor = self._floor.lift(known)
+        if self.control is None or len(known_too) < few:
+            return floor, None
+        together = min(self._paired, paired(lows, controls))
+        return floor, floor.over(self.control.floor.lift(known_too), paired=together)
 
     def spans(self, bursts: int) -> bool:
         """Whether so many bursts are more than one spell of a busy machine, which may lift all their floors."""
@@ -175,40 +194,41 @@ class Slowdown:
         if z >= self._policy.evidence:
             began = min(self._scan.began(channel, int(score.bursts[channel])), self._fresh)
             self.alarm = Alarm(found_by=FoundBy(channel.value), since=self._times[-began], score=z)
-        elif (found := self._lifted()) is not None:
-            bursts, z = found
-            self.alarm = Alarm(found_by=FoundBy.FLOOR, since=self._times[-bursts], score=z)
+        elif (lifted := self._lifted()) is not None:
+            self.alarm = self._floor_alarm(*lifted)
+
+    def _floor_alarm(self, bursts: int, z: float) -> Alarm:
+        return Alarm(found_by=FoundBy.FLOOR, since=self._times[-bursts], score=z)
 
     def _is_back(self, alarm: Alarm) -> bool:
         if alarm.found_by is FoundBy.FLOOR:
             lift, line, _ = self._lift(FLOOR_WINDOWS[0])
-            return lift is not None and lift.rise < line / 2
+            return lift is not UNSEEN and lift.rise < line / 2
         return self._scan.is_back(Channel(alarm.found_by.value), len(self.run))
 
-    def _lifted(self) -> tuple[int, float] | None:
+    def _lifted(self, windows: Sequence[int] = FLOOR_WINDOWS) -> tuple[int, float] | None:
         """The window whose floor rose for certain, and how certain; None when none did."""
-        for bursts in FLOOR_WINDOWS:
+        for bursts in windows:
             if bursts > self._fresh:
                 return None
             lift, line, wander = self._lift(bursts)
-            if lift is not None and lift.rise >= line and (z := lift.z(wander=wander)) >= self._policy.floor_evidence:
+            if lift.rise >= line and (z := lift.z(wander=wander)) >= self._policy.floor_evidence:
                 return bursts, z
         return None
 
-    def _lift(self, bursts: int) -> tuple[Lift | None, float, float]:
-        """Of the floor of the newest bursts, over the control's where they have one; its line, and its wander.
+    def _lift(self, bursts: int) -> tuple[Lift, float, float]:
+        """Of the floor of the newest bursts, over the control's where they have one; its line, and its wander."""
+        floor, over = self.floors(bursts)
+        if over is None:
+            return floor, FLOOR_ALONE * self._policy.rise, WANDER
+        return over, FLOOR_OVER_CONTROL * self._policy.rise, CLOSE_WANDER
 
-        A control that answers no longer says nothing: then the canary's floor stands alone.
-        """
-        rise = self._policy.rise
-        lows, controls = _newest(self._lows, bursts), _newest(self._control_lows, bursts)
-        few = max(1, bursts // 2)
-        if len(lows) < few:
-            return None, math.inf, WANDER
-        lift = self._floor.lift(lows)
-        if self.control is None or len(controls) < few:
-            return lift, FLOOR_ALONE * rise, WANDER
-        return lift.over(self.control.floor.lift(controls)), FLOOR_OVER_CONTROL * rise, CLOSE_WANDER
+    def _pair(self, baseline: Baseline) -> float:
+        """How the floors of the canary and its control move together at baseline, see `floor.paired`. 0 where not each
+        of its bursts has a control: which are a pair is not kept."""
+        if self.control is None or len(baseline.controls) != len(baseline.bursts):
+            return 0.0
+        return paired(self._floor.lows, self.control.floor.lows)
 
     def _count_missing(self, baseline: Baseline) -> float:
         """See bursts_missing. Where the location drowns, the floor may still tell."""
@@ -224,6 +244,6 @@ class Slowdown:
         return math.ceil(needed - len(baseline.bursts)) if math.isfinite(needed) else math.inf
 
 
-def _newest(lows: deque[float | None], bursts: int) -> list[float]:
-    """Those that are known of so many of the newest."""
-    return [low for low in islice(reversed(lows), bursts) if low is not None][::-1]
+def _newest(lows: deque[float | None], bursts: int) -> list[float | None]:
+    """Of so many of the newest, oldest first."""
+    return list(islice(reversed(lows), bursts))[::-1]

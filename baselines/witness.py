@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from baselines.floor import Lift
+from baselines.floor import UNSEEN, Lift
 from baselines.seen import Seen, median_fact
 from probes.facts import CPU_PRESSURE, CPU_STEAL, IO_PRESSURE, MEMORY_PRESSURE, SERVER_WAIT
 
@@ -28,8 +28,9 @@ class Signs:
     """Of the bursts since a slowdown began.
 
     whole: the location moved, not only the slowest requests. floor: of the canary.
-    floor_over_control: of the canary's over the control's, None without a control on both sides; control_share:
-    how much of the canary's shift its control shared, None likewise.
+    floor_over_control: of the canary's over the control's, None without a control on both sides, and while one spell of
+    a busy machine may be all there is; leans: it rose far enough, be it for certain or not, or for no longer than a
+    spell. control_share: how much of the canary's shift its control shared, None without a control.
     busier: whether the target is asked for more and was as slow at like load, or never had so much; None where its load
     is not known. crowded: what says that the machine is busier than at baseline, for a person; None when nothing does.
     """
@@ -37,9 +38,13 @@ class Signs:
     whole: bool
     floor: Lift
     floor_over_control: Lift | None = None
+    leans: bool = False
     control_share: float | None = None
     busier: bool | None = None
     crowded: str | None = None
+
+
+NO_SIGNS = Signs(whole=False, floor=UNSEEN)
 
 
 def crowding(seen: Sequence[Seen], usual: Sequence[Mapping[str, float]]) -> str | None:

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import steady
 
-from baselines.floor import DEPTH, QUANTILE, Floor, Lift, depth_of, error_of, floor_of, lowest
+from baselines.floor import (
+    DEPTH,
+    MAX_PAIRED,
+    QUANTILE,
+    Floor,
+    Lift,
+    depth_of,
+    error_of,
+    floor_of,
+    lowest,
+    paired,
+)
 from baselines.quantiles import quantile
 
 LATENCY = st.floats(1e-3, 10.0)
@@ -123,10 +134,32 @@ def test_the_error_is_the_larger_of_what_was_and_what_is() -> None:
     assert errors["quiet"] < 0.01 < min(errors["became busy"], errors["became quiet"])
 
 
-def test_over_takes_the_controls_rise_off() -> None:
-    """And adds its error."""
-    left = Lift(rise=0.3, error=0.03).over(Lift(rise=0.1, error=0.04))
-    assert (left.rise, left.error) == (pytest.approx(0.2), pytest.approx(0.05))
+@pytest.mark.parametrize(("together", "error"), [(0.0, 0.05), (0.5, math.sqrt(0.0013)), (0.9, math.sqrt(0.00034))])
+def test_over_takes_the_controls_rise_off(together: float, error: float) -> None:
+    """And of its error, what the two do not share."""
+    left = Lift(rise=0.3, error=0.03).over(Lift(rise=0.1, error=0.04), paired=together)
+    assert (left.rise, left.error) == (pytest.approx(0.2), pytest.approx(error))
+
+
+@pytest.mark.parametrize("shared", [0.0, 0.5, 0.8])
+def test_floors_of_the_same_bursts_err_together(shared: float) -> None:
+    """As much as a bootstrap that draws canary and control of a burst together says."""
+    rng = np.random.default_rng(9)
+    both, lows, others = rng.normal(size=(3, 2000))
+    lows, others = (math.sqrt(shared) * both + math.sqrt(1 - shared) * own for own in (lows, others))
+    drawn = rng.integers(0, 2000, size=(4000, 100))
+    floors = [np.sort(each[drawn], axis=1)[:, 19] for each in (lows, others)]
+    told = paired(lows.tolist(), others.tolist())
+    assert told == pytest.approx(float(np.corrcoef(*floors)[0, 1]), abs=0.06)
+
+
+def test_what_is_not_known_of_a_pair_says_nothing() -> None:
+    """Only bursts with both count; none, or equal ones, are not correlated; more than MAX_PAIRED never is."""
+    lows = np.random.default_rng(10).normal(size=60).tolist()
+    assert paired(lows, lows) == MAX_PAIRED
+    assert paired([None, *lows], [0.0, *lows]) == MAX_PAIRED
+    assert paired(lows, [-low for low in lows]) == 0.0
+    assert paired(lows, [None] * 60) == paired([], []) == paired([0.1] * 60, lows) == 0.0
 
 
 def test_a_lift_without_any_error_still_wanders() -> None:

@@ -9,6 +9,7 @@ import pytest
 from synthetic import MINUTE, START, make_baseline, make_bursts, steady
 from watching import BASELINE, CONTROLLED, POLICY, bursts_at, controls_at, first_worse, follow, judge, letters
 
+from baselines.baseline import Baseline
 from baselines.regression import PATIENCE, LatencyWatch
 from baselines.verdict import Cause, Level, Status, Verdict
 from probes.facts import CPU_STEAL, LOAD
@@ -154,6 +155,29 @@ def test_the_floor_over_the_controls_finds_what_noise_drowns() -> None:
     assert "W" not in letters(verdicts)[:40]
     told = [v for v in verdicts if v.status is Status.WORSE]
     assert (told[-1].cause, told[-1].evidence["found_by"]) == (Cause.MODEL, "floor")
+
+
+def hidden(ratio: float) -> tuple[Baseline, list[Burst]]:
+    """A machine that gets busy after 20 bursts, for its canary and its control; after 60 more, a model at the ratio."""
+    rng = np.random.default_rng(12)
+    count = 60 + 140
+    busy = np.exp(rng.exponential(0.5, (count, 10)) * (rng.random((count, 10)) < 0.6))
+    busy[:80] = 1.0
+    rows, controls = steady(rng, count) * busy, steady(rng, count, typical=0.002) * busy
+    rows[140:] *= ratio
+    return make_baseline(rows[:60], controls=controls[:60]), make_bursts(rows[60:], controls=controls[60:])
+
+
+@pytest.mark.parametrize(("ratio", "cause"), [(1.0, Cause.ENVIRONMENT), (1.3, Cause.MODEL)])
+def test_a_busy_machine_hides_no_model_that_gets_slower_too(ratio: float, cause: Cause) -> None:
+    """The machine's slowdown stands and is nobody's; the model's, which comes later, is told with its own time."""
+    baseline, bursts = hidden(ratio)
+    verdicts = follow(bursts, baseline)
+    assert {v.cause for v in verdicts[:80] if v.status is Status.WORSE} == {Cause.ENVIRONMENT}
+    last = verdicts[110]
+    assert (last.status, last.cause) == (Status.WORSE, cause)
+    if cause is Cause.MODEL:
+        assert last.since == pytest.approx(bursts[80].at, abs=5 * MINUTE)
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["with its control", "the control is silent since"])
