@@ -2,7 +2,7 @@
 
 Each trace is replayed as `watchdog replay` would, beside the rules of the trade, which see no control. 60 bursts are
 the baseline, the change comes 120 to 200 bursts later. An alarm is a WORSE verdict that blames the model or nobody; one
-that blames the machine is none. Detectors may be tuned on half of the traces, the goals are about the other half.
+that blames the machine is none. Detectors may be tuned on some of the traces, the goals are about the others.
 `regression_recorder` makes the recordings.
 """
 
@@ -130,10 +130,10 @@ def run(options: argparse.Namespace) -> report.Report:
     report.show_table(rows, header=header)
     figures: dict[str, object] = {"header": header, "traces": rows}
     for name, of in (("tuning", True), ("report", False)):
-        half = {trace: outcomes for trace, outcomes in judged.items() if trace.tuning is of}
-        figures[name] = table = list(_summary(half))
+        these = {trace: outcomes for trace, outcomes in judged.items() if trace.tuning is of}
+        figures[name] = table = list(_summary(these))
         print(f"\ntraces for {name}: with a false alarm; changes found within {WITHIN} bursts")
-        report.show_table(table, header=("rule", *_kinds(half)))
+        report.show_table(table, header=("rule", *_kinds(these)))
     return report.Report(name="detection_recorded", figures=figures, goals=_goals(judged))
 
 

@@ -63,7 +63,7 @@ class Plan:
     @property
     def tuning(self) -> bool:
         """Whether detectors may be tuned on it; the others are for reports alone."""
-        return self.seed % 2 == 0
+        return self.seed < len(SEEN)
 
     @property
     def rise(self) -> float:
@@ -78,15 +78,16 @@ class Plan:
         return SLOW_SHARE if self.change == "p95 only" else 1.0
 
 
-PLANS = tuple(
-    Plan(seed=seed, host=host, change=change)
-    for seed, (host, change) in enumerate(
-        [("contended", change) for change in ("none", "+20 %", "p95 only", "+30 %", "none", "+20 %") for _ in range(2)]
-        + [("contended", change) for change in ("none", "none", "+30 %", "p95 only")]
-        + [("shared", change) for change in ("none", "+20 %", "+30 %", "none", "+20 %", "none")]
-    )
+SEEN = (
+    *[("contended", change) for change in ("none", "+20 %", "p95 only", "+30 %", "none", "+20 %") for _ in range(2)],
+    *[("contended", change) for change in ("none", "none", "+30 %", "p95 only")],
+    *[("shared", change) for change in ("none", "+20 %", "+30 %", "none", "+20 %", "none")],
 )
-"""In pairs, of which one is for tuning; what they are most needed for comes first."""
+FRESH = (
+    *[("contended", change) for change in ("+20 %", "none", "+30 %", "+20 %", "none", "+30 %", "+20 %", "p95 only")],
+    *[("shared", change) for change in ("+20 %", "none", "+30 %", "+20 %")],
+)
+PLANS = tuple(Plan(seed=seed, host=host, change=change) for seed, (host, change) in enumerate((*SEEN, *FRESH)))
 
 
 def contention(rng: random.Random, bursts: int) -> list[int]:
