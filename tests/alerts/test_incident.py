@@ -214,6 +214,16 @@ class TestLevels:
         story.play("B", level=Level.URGENT)
         assert story.incident.acked_by is None
 
+    def test_a_rise_tells_when_that_began(self) -> None:
+        """A busy machine since ten was nobody's; the model, slower since eleven, is what people are woken for."""
+        story = Story(POLICIES[Check.LATENCY])
+        story.play("B", check=Check.LATENCY, level=Level.INFO, since=T0 - 5000)
+        story.play("B", check=Check.LATENCY, level=Level.PAGE, cause=Cause.MODEL, since=T0 - 900)
+        assert story.incident is not None
+        assert story.incident.since == T0 - 900
+        story.play("B", check=Check.LATENCY, level=Level.PAGE, cause=Cause.MODEL, since=T0 - 100)
+        assert story.incident.since == T0 - 900
+
     def test_another_cause_is_recorded_and_not_told(self) -> None:
         """What changed is in the record; nobody is woken for it."""
         story = Story(POLICIES[Check.LATENCY]).play("B", cause=Cause.UNKNOWN).play("B", cause=Cause.VERSION_CHANGED)
