@@ -9,7 +9,7 @@ from typing import Any
 
 from baselines.gpu_signals import SIGNALS
 from baselines.gpu_view import LOADED_PERCENT, WINDOW_S, Around, Finding, View
-from baselines.hardware import find, judge_gpu
+from baselines.hardware import by_severity, find, judge_gpu
 from baselines.verdict import Check, Evidence, Reason, Status, Verdict
 from probes.gpu.reading import Xid as XidEvent
 from probes.gpu.sample import DeviceSample, GpuSample
@@ -71,6 +71,7 @@ class DeviceWatch:
         self._began = dict(remembered.began) if remembered else {}
         self._seed = remembered
         self._stored: Remembered | None = None
+        self._told: dict[Reason, frozenset[str]] = {}  # the figures there were when it was found
         self.findings: Sequence[Finding] = ()
 
     @property
@@ -94,20 +95,32 @@ class DeviceWatch:
             self._follow(name, norm, self._figure(name, sample), sample.at)
 
     def judge(self, xids: Sequence[XidEvent], around: Around, *, now: float) -> Verdict | None:
-        """The verdict on the device, see `hardware.judge_gpu`; ValueError before the first sample."""
+        """The verdict on the device, see `hardware.judge_gpu`; ValueError before the first sample.
+
+        What was found stands for as long as figures that told it cannot be read: no evidence is no recovery.
+        """
         if not self._samples:
             raise ValueError("no sample of this device was taken")
         view = View(samples=tuple(self._samples), now=now, xids=xids, around=around, moved=self._moved())
-        found = find(view)
-        self._began = {f.reason: min(f.since, self._began.get(f.reason, f.since)) for f in found}
-        self.findings = [replace(f, since=self._began[f.reason]) for f in found]
-        return judge_gpu(view, self.findings, target=self._target)
+        found, newest = find(view), self._samples[-1]
+        told = {f.reason: newest.told for f in found}
+        unread = [
+            f
+            for f in self.findings
+            if f.reason not in told and newest.failed and not self._told[f.reason] <= newest.told
+        ]
+        self._told = {f.reason: self._told[f.reason] for f in unread} | told
+        self._began = {f.reason: min(f.since, self._began.get(f.reason, f.since)) for f in (*found, *unread)}
+        self.findings = by_severity(replace(f, since=self._began[f.reason]) for f in (*found, *unread))
+        return judge_gpu(view, self.findings, target=self._target, unread={f.reason for f in unread})
 
     def cannot_tell(self, reason: Reason, *, now: float) -> Verdict | None:
-        """The verdict while the driver as a whole does not answer; None of a device that was never seen."""
-        self.findings = ()
+        """The verdict while the driver as a whole does not answer; None of a device that was never seen. What was found
+        stands meanwhile, and is the reason unless the driver's silence is worse."""
         if self.newest is None:
             return None
+        if self.findings and reason is Reason.GPU_NOT_READ:
+            reason = self.findings[0].reason
         return Verdict(
             target=self._target,
             check=Check.GPU,

@@ -29,6 +29,17 @@ class DeviceSample:
     others: int | None = None
     canaries: int = 0
 
+    @property
+    def failed(self) -> str | None:
+        """What went wrong when it was read, wholly or in part; None when nothing did."""
+        why = self.fault or self.figures.get("fault")
+        return None if why is None else str(why)
+
+    @property
+    def told(self) -> frozenset[str]:
+        """The names of the figures that are numbers."""
+        return frozenset(name for name in self.figures if self.number(name) is not None)
+
     def number(self, name: str) -> float | None:
         """A figure that is a number; None when it is not known."""
         value = self.figures.get(name)

@@ -258,6 +258,19 @@ def gate(bench: GpuBench, trigger: Trigger, incident: Incident | None = None) ->
         return gather_facts(connection, asked, bench.target, now=bench.clock.at).hardware
 
 
+def test_a_call_that_fails_closes_no_incident_and_opens_no_gate(bench: GpuBench) -> None:
+    """Whether the memory still waits for its repair cannot be read: nobody is told that it is well."""
+    bench.see(row_remap_pending=1)
+    for _ in range(5):
+        bench.see(row_remap_pending=None, fault="failed")
+    assert (bench.incidents[0].state, len(bench.told)) == (IncidentState.FIRING, 1)
+    assert gate(bench, Trigger.HAND) == "memory_repair_pending"
+    for _ in range(5):
+        bench.see()
+    assert bench.incidents[0].state is IncidentState.RESOLVED
+    assert gate(bench, Trigger.HAND) is None
+
+
 @pytest.mark.parametrize(
     ("figures", "leak", "fault"),
     [
