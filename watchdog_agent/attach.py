@@ -260,7 +260,9 @@ def _is_before_uwsgi_forks() -> bool:
 
 def _opener(folder: Optional[str], port: Optional[int], token: Optional[str]) -> Callable[[], Door]:
     if port is None and token is None:
-        here = os.getcwd()  # noqa: PTH109 - now: the host may go elsewhere
+        here = ""
+        with contextlib.suppress(OSError):  # a folder that was removed, as by a deploy that swaps it
+            here = os.getcwd()  # noqa: PTH109 - now: the host may go elsewhere
         return lambda: doors.open_folder(os.path.join(here, folder or default_folder()))  # noqa: PTH118
 
     def open_port() -> Door:

@@ -237,6 +237,15 @@ def test_a_host_that_changes_its_folder(folder: Path) -> None:
         answer_of(folder / "here", life(process.pid))
 
 
+def test_a_working_directory_that_is_gone_is_no_problem(folder: Path, tmp_path: Path) -> None:
+    """A deploy that swaps folders leaves the old server in a removed one."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    code = ATTACH + "os.chdir(sys.argv[2])\nos.rmdir(sys.argv[2])\nattach(folder=sys.argv[1])\n" + REST
+    with script(code, str(folder), str(gone)) as process:
+        answer_of(folder, life(process.pid))
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

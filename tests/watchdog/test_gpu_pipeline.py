@@ -259,12 +259,12 @@ def gate(bench: GpuBench, trigger: Trigger, incident: Incident | None = None) ->
 
 
 def test_a_call_that_fails_closes_no_incident_and_opens_no_gate(bench: GpuBench) -> None:
-    """Whether the memory still waits for its repair cannot be read: nobody is told that it is well."""
-    bench.see(row_remap_pending=1)
+    """Whether the driver still asks for a reset cannot be read: nobody is told that it does not."""
+    bench.see(recovery_action=1)
     for _ in range(5):
-        bench.see(row_remap_pending=None, fault="failed")
+        bench.see(recovery_action=None, fault="failed")
     assert (bench.incidents[0].state, len(bench.told)) == (IncidentState.FIRING, 1)
-    assert gate(bench, Trigger.HAND) == "memory_repair_pending"
+    assert gate(bench, Trigger.HAND) == "gpu_reset_needed"
     for _ in range(5):
         bench.see()
     assert bench.incidents[0].state is IncidentState.RESOLVED
