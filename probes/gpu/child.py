@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import selectors
+import signal
 import sys
 import threading
 import time
@@ -24,13 +25,12 @@ from probes.gpu.nvml import GpuFault, Nvml, UnderWay
 from probes.gpu.reading import encode
 from probes.gpu.xid import XidWatch
 
-END_S = 3.0  # for a call under way to return: a client that ends in the middle of one does the driver no good
-
 Say = Callable[..., None]
 Asked = queue.SimpleQueue[dict[str, Any] | None]
 
 
 def main() -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a service that is stopped signals all; the closed pipe tells enough
     say = _take_stdout()
     nvml = Nvml.load()
     xids = nvml.sibling()
@@ -41,8 +41,8 @@ def main() -> NoReturn:
     reading.start()
     _guarded(lambda: _listen(nvml, xids, asked, say))
     asked.put(None)
-    reading.join(END_S)
-    os._exit(0)  # a thread that is stuck in the driver cannot be waited for
+    reading.join()  # however long its call takes: a client that ends in the middle of one does the driver no good
+    os._exit(0)  # the other thread only waits for events
 
 
 def _take_stdout() -> Say:

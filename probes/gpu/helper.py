@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import os
 import selectors
-import signal
 import subprocess
 import sys
 from collections import deque
@@ -93,12 +92,6 @@ class Helper:
             except wire.WireError as error:
                 raise HelperError(f"the NVML process was not understood: {error}") from error
         return said
-
-    def ask_to_end(self) -> None:
-        """SIGTERM, which does nothing to a process in state D."""
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGTERM)
 
     def let_go(self) -> None:
         """Close the pipes: it ends by itself, now or when its call returns. Safe to call twice."""

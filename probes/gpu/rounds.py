@@ -1,8 +1,9 @@
 """The thread that has the GPUs read: one child process, one request at a time, and what is done about silence.
 
 - A call that does not return in time is a wedged driver: DRIVER_UNRESPONSIVE, with the call's name. The child is left
-  behind, with a SIGTERM and never a SIGKILL, and one other is started. If that one hangs too it stays; an answer about
-  the same GPU ends the incident. Where there are others, that GPU is asked again late, so that they are read meanwhile.
+  behind, to end when its call returns and not by a signal, and one other is started. If that one hangs too it stays; an
+  answer about the same GPU ends the incident. Where there are others, that GPU is asked again late, so that they are
+  read meanwhile.
 - A child that ends by itself, or finds no driver, is started again ever more rarely.
 - A GPU that stays lost may be there again for a process that opens NVML anew: the child is ended and started.
 """
@@ -204,7 +205,6 @@ class Rounds:
         self._replaced = True
         if request is not None:
             self._known.suspect(request.place, until=now + self._rhythm.suspect_s)
-        self._helper.ask_to_end()
         self._end(in_s=0.0)
 
     def _on_ended(self, words: str) -> None:

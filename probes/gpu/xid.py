@@ -17,10 +17,14 @@ from probes.gpu.reading import Xid
 XID = 0x8  # nvmlEventTypeXidCriticalError
 SLICE_S = 5.0  # of waiting: so often it is seen whether the call still returns
 AGAIN_S = 30.0  # after a failure: a lost device fails the wait for all others of its set
+AGAIN_MAX_S = 300.0  # it doubles up to this while none can be waited for
 
 
 class XidWatch(threading.Thread):
-    """on_watched: told the UUIDs of the devices that tell theirs, at each new beginning. on_xid: each event."""
+    """on_watched: told the UUIDs of the devices that tell theirs, at each new beginning. on_xid: each event.
+
+    It ends where no device tells any: asking again would only disturb what is measured on them.
+    """
 
     def __init__(
         self,
@@ -39,33 +43,42 @@ class XidWatch(threading.Thread):
         self._again_s = again_s
 
     def run(self) -> None:
+        again_s = self._again_s
         while True:
             events, fault = self._nvml.call("nvmlEventSetCreate")
             if fault is GpuFault.NOT_SUPPORTED:
                 return
             if fault is None:
-                devices = self._register(events)
+                devices, mute = self._register(events)
                 self._on_watched(list(devices.values()))
                 if devices:
+                    again_s = self._again_s
                     self._wait(events, devices)
                 self._nvml.call("nvmlEventSetFree", events)
-            time.sleep(self._again_s)
+                if mute == self._count:
+                    return
+            time.sleep(again_s)
+            again_s = min(2 * again_s, AGAIN_MAX_S)
 
-    def _register(self, events: Any) -> dict[int, str]:
-        """UUIDs by handle: an event names its device by handle, and a lost device no longer tells its UUID."""
-        devices = {}
+    def _register(self, events: Any) -> tuple[dict[int, str], int]:
+        """UUIDs by handle: an event names its device by handle, and a lost device no longer tells its UUID. And how
+        many devices tell no Xids."""
+        devices, mute = {}, 0
         for index in range(self._count):
             handle, _ = self._nvml.call("nvmlDeviceGetHandleByIndex", index)
             if handle is None:
                 continue
             uuid, _ = self._nvml.call("nvmlDeviceGetUUID", handle)
-            types, _ = self._nvml.call("nvmlDeviceGetSupportedEventTypes", handle)
-            if uuid is None or types is None or not types & XID:
+            types, fault = self._nvml.call("nvmlDeviceGetSupportedEventTypes", handle)
+            if fault is GpuFault.NOT_SUPPORTED or (types is not None and not types & XID):
+                mute += 1
+                continue
+            if uuid is None or types is None:
                 continue
             _, fault = self._nvml.call("nvmlDeviceRegisterEvents", handle, XID, events)
             if fault is None:
                 devices[_address(handle)] = uuid
-        return devices
+        return devices, mute
 
     def _wait(self, events: Any, devices: dict[int, str]) -> None:
         """Until the wait fails."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,11 +16,12 @@ OFTEN = '[nvml]\ninterval = "50ms"\nlists = "100ms"\ndeadline = "1s"\n'
 
 
 @pytest.fixture
-def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     """The stub driver that child processes load instead of a real one."""
     driver = Driver(tmp_path)
     driver.use(monkeypatch, build_stub(tmp_path / "library"))
-    return driver
+    yield driver
+    driver.set("")  # what hangs in it may end
 
 
 def test_growing_gpu_memory_of_a_worker_is_told_with_the_time_left(

@@ -51,10 +51,11 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
+def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
     driver = Driver(tmp_path)
     driver.use(monkeypatch, library)
-    return driver
+    yield driver
+    driver.set("")  # what hangs in it may end
 
 
 @pytest.fixture
@@ -411,7 +412,7 @@ def test_a_child_that_does_not_end_is_left_alone(driver: Driver, start: Open) ->
         assert is_running(pid)
     finally:
         os.kill(pid, signal.SIGCONT)
-    wait_until(lambda: not is_running(pid), "it ends by the SIGTERM that waited for it")
+    wait_until(lambda: not is_running(pid), "it ends by the end of its pipe")
     reader.close()
 
 
@@ -431,7 +432,7 @@ def test_a_child_that_dies_is_started_again(driver: Driver, start: Open) -> None
 @pytest.mark.slow
 @pytest.mark.parametrize("hang", ["", "hang nvmlDeviceGetMemoryInfo_v2\n"], ids=["idle", "in_a_call"])
 def test_the_child_ends_when_the_daemon_is_killed(driver: Driver, hang: str) -> None:
-    """Even in the middle of a call, which no pipe can interrupt."""
+    """But not in the middle of a call, whatever signal a service that is stopped sends to all."""
     driver.set(TWO_GPUS + hang)
     script = "import time; from probes.gpu.reader import GpuReader; GpuReader().read(); time.sleep(60)"
     daemon = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT)
@@ -439,6 +440,11 @@ def test_the_child_ends_when_the_daemon_is_killed(driver: Driver, hang: str) -> 
     daemon.kill()
     daemon.wait(10)
     [pid] = children(driver)
+    if hang:
+        os.kill(pid, signal.SIGTERM)
+        time.sleep(1.0)  # time enough to end
+        assert is_running(pid)
+        driver.set(TWO_GPUS)
     wait_until(lambda: not is_running(pid), "it ends")
 
 
@@ -506,6 +512,29 @@ def test_devices_that_tell_no_xids_are_said(driver: Driver, start: Open) -> None
     driver.set(TWO_GPUS + "value nvmlDeviceGetSupportedEventTypes 0 0\n")
     reading = wait_for(start(), lambda r: r.xid_watched, "the other is waited for")
     assert reading.xid_watched == {"GPU-stub-1"}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "ends"),
+    [
+        ("value nvmlDeviceGetSupportedEventTypes * 0\n", True),
+        ("return nvmlDeviceGetSupportedEventTypes 3\n", True),
+        ("return nvmlDeviceGetSupportedEventTypes 999 0\nvalue nvmlDeviceGetSupportedEventTypes 1 0\n", False),
+    ],
+    ids=["no such event", "not supported", "one may yet"],
+)
+def test_where_no_device_tells_xids_nobody_is_asked_again(driver: Driver, scenario: str, *, ends: bool) -> None:
+    """It would only disturb what canaries measure there."""
+    driver.set(TWO_GPUS + scenario)
+    script = (
+        "from probes.gpu.nvml import Nvml; from probes.gpu.xid import XidWatch\n"
+        "watch = XidWatch(Nvml.open(), 2, on_watched=print, on_xid=print, again_s=0.01)\n"
+        "watch.start(); watch.join(1.0); print(watch.is_alive())\n"
+    )
+    argv = [sys.executable, "-c", script]
+    said = subprocess.run(argv, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, timeout=30).stdout.split("\n")
+    assert said[-2] == str(not ends)
+    assert (len(driver.calls("nvmlEventSetCreate")) == 1) is ends
 
 
 @pytest.mark.slow

@@ -127,6 +127,7 @@ def machine(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data
     machine.see()
     machine.baseline()
     yield machine
+    driver.set("")  # what hangs in it may end
     machine.reader.close()
 
 
