@@ -108,20 +108,25 @@ def _say_slope(evidence: Evidence) -> str:
     said = [f"grows by {say(slope)}/h{interval}", *_say_channel(evidence)]
     if used is not None:
         said.append(f"{say(used)}{f' of {say(capacity)}' if capacity is not None else ''} used")
-    left_s, soonest_s, latest_s = (number(evidence, f"seconds_to_capacity{x}") for x in ("", "_low", "_high"))
-    if left_s is not None:
-        said.append(f"full in {say_duration(left_s)}{_say_span(soonest_s, latest_s)}")
+    if left := say_left(evidence):
+        said.append(left)
     return ", ".join(said)
+
+
+def say_left(evidence: Mapping[str, object]) -> str:
+    """When memory is full: "full in 3 h (2 h 10 min to 5 h)"; "(2 h 10 min or later)" where no end can be told, "at
+    this rate" where nothing can. Empty when no date is known."""
+    left_s, soonest_s, latest_s = (number(evidence, f"seconds_to_capacity{x}") for x in ("", "_low", "_high"))
+    if left_s is None:
+        return ""
+    if soonest_s is None:
+        return f"full in {say_duration(left_s)} at this rate"
+    until = "or later" if latest_s is None else f"to {say_duration(latest_s)}"
+    return f"full in {say_duration(left_s)} ({say_duration(soonest_s)} {until})"
 
 
 def _say_count(value: float) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _say_span(soonest_s: float | None, latest_s: float | None) -> str:
-    if soonest_s is None:
-        return ""
-    return f" ({say_duration(soonest_s)} {'or later' if latest_s is None else f'to {say_duration(latest_s)}'})"
 
 
 def _say_limit(evidence: Evidence) -> str:

@@ -18,6 +18,7 @@ FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
 MUCH_WIDER = 2  # steps: four times as wide, so that what is swept at all is swept in it
 PERSIST = 2  # completed buckets in a row
 AGREE = 0.5  # the halves of a window agree when neither slope is less than this share of the other
+DAY_S = 86400.0
 MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer than the leak is old show less
 
 
@@ -27,7 +28,8 @@ class Growth:
 
     scale: number of the window's width. begun_s: age at which it began; floors, begins_s: of its buckets, and the ages
     at which they began, where what rises is lowest. seen_since_s: age at which the first window of this leak began.
-    leaking: whether it is a leak, or was one and has not stopped since.
+    leaking: whether it is a leak, or was one and has not stopped since. firm: whether it will go on so as far as anyone
+    can say: the load is steady, or a day of it was seen.
     """
 
     slope: Slope
@@ -39,6 +41,7 @@ class Growth:
     begins_s: Floats
     scale: int
     leaking: bool
+    firm: bool
 
 
 class _Scale:
@@ -209,8 +212,8 @@ class Channel:
     def _agrees(scale: _Scale, least: float) -> bool:
         """A longer window says more, and no more of the luck that made a shorter one alarm, if it is all leak."""
         early, late = (slope.estimate for slope in scale.slope(halves=True))
-        whole = scale.slope()[0].estimate
-        return min(early, late) > 0 and AGREE <= late / early <= 1 / AGREE and whole >= least
+        (whole,) = scale.slope()
+        return min(early, late) > 0 and AGREE <= late / early <= 1 / AGREE and whole.estimate >= least and whole.low > 0
 
     def _measure(self, number: int) -> Growth:
         scale = self._scales[number]
@@ -227,4 +230,5 @@ class Channel:
             floors=free.copy(),
             begins_s=indices * scale.width_s,
             leaking=self._alarm is not None,
+            firm=self._age_s >= DAY_S or scale.floors.under_steady_load,
         )

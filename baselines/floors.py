@@ -54,6 +54,11 @@ class Floors:
         """Whether the load has ever explained anything."""
         return self._share.used
 
+    @property
+    def under_steady_load(self) -> bool:
+        """Whether the load is known and has hardly moved in all this life, so that it explains no growth."""
+        return self._share.steady
+
     def tail(self, last: int) -> tuple[Floats, Floats, Floats]:
         """Indices, floors, and floors without load of the last buckets, at most `kept`. Views: they change later."""
         indices, floors, free = self._rows[:, max(0, self._filled - last) : self._filled]
@@ -125,6 +130,12 @@ class LoadShare:
         self._first: Bucket | None = None
         self._sums = np.zeros(9)
 
+    @property
+    def steady(self) -> bool:
+        """Whether the load is known and has hardly moved."""
+        n, _, loads, _, _, squares, *_ = map(float, self._sums)
+        return n >= MIN_BUCKETS and _has_hardly_moved(loads / n, squares / n - (loads / n) ** 2)
+
     def take(self, bucket: Bucket) -> float:
         """Bytes of this floor that are the load's, never negative; 0 while load is not known or has hardly moved."""
         if bucket.load is None:
@@ -140,8 +151,12 @@ class LoadShare:
         n = float(self._sums[0])
         t, load, e, tt, ll, tl, te, le = (float(total) / n for total in self._sums[1:])
         ctt, cll, ctl, cte, cle = tt - t * t, ll - load * load, tl - t * load, te - t * e, le - load * e
-        if n < MIN_BUCKETS or ctt <= 0.0 or cll <= (MIN_MOVED * max(load, 1e-9)) ** 2:
+        if n < MIN_BUCKETS or ctt <= 0.0 or _has_hardly_moved(load, cll):
             return 0.0
         if ctl * ctl > MAX_COLLINEAR * ctt * cll:
             return cle / cll
         return (cle * ctt - cte * ctl) / (ctt * cll - ctl * ctl)
+
+
+def _has_hardly_moved(mean: float, variance: float) -> bool:
+    return variance <= (MIN_MOVED * max(mean, 1e-9)) ** 2

@@ -251,13 +251,15 @@ def _urgency(verdict: Verdict) -> tuple[float, ...]:
 
 
 def _evidence(figure: Figure, growth: Growth, room: Room | None) -> Evidence:
-    """A forecast is only printed for a leak: a steady worker has no date."""
+    """A forecast is only printed for a leak: a steady worker has no date. Its late end only where it is firm, else the
+    early one is all that can be said: at least so long."""
     slope = growth.slope
     forecast = room if growth.leaking else None
     low, high = (bound * 3600 if math.isfinite(bound) else None for bound in (slope.low, slope.high))
     left_s, soonest_s, latest_s = (
         _seconds_left(growth.used, forecast, bound) for bound in (slope.estimate, slope.high, slope.low)
     )
+    latest_s = latest_s if growth.firm else None
     left = {"seconds_to_capacity": left_s, "seconds_to_capacity_low": soonest_s, "seconds_to_capacity_high": latest_s}
     if not figure.is_memory:
         said = {"slope_per_hour": slope.estimate * 3600, "slope_per_hour_low": low, "slope_per_hour_high": high}
@@ -267,4 +269,5 @@ def _evidence(figure: Figure, growth: Growth, room: Room | None) -> Evidence:
 
 
 def _seconds_left(used: float, room: Room | None, slope: float) -> float | None:
-    return None if room is None or slope <= 0 else max(0.0, (room.left_for - used) / slope)
+    """None where it will never be full, or nobody knows."""
+    return None if room is None or slope <= 0 or not math.isfinite(slope) else max(0.0, (room.left_for - used) / slope)

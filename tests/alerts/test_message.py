@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from alerts import wording
 from alerts.episode import INEFFECTIVE, GateReason, Outcome
 from alerts.incident import Event, Incident, State, StepReason
-from alerts.magnitude import say_magnitude
+from alerts.magnitude import say_left, say_magnitude
 from alerts.message import (
     Message,
     incident_message,
@@ -166,6 +166,21 @@ NEXT = "Next: watchdog incidents show 20270115-3f9a2c | watchdog history chat"
 def firing(incident: Incident, **more: object) -> Message:
     values: dict[str, object] = {"why": StepReason.FIRED, "now": NOW, "mode": "alert", "has_recycler": True}
     return incident_message(incident, Event.FIRING, **values | more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "said"),
+    [
+        (10_200.0, 14_400.0, "full in 3 h 20 min (2 h 50 min to 4 h)"),
+        (10_200.0, None, "full in 3 h 20 min (2 h 50 min or later)"),
+        (None, None, "full in 3 h 20 min at this rate"),
+    ],
+)
+def test_a_date_says_how_sure_it_is(low: float | None, high: float | None, said: str) -> None:
+    """Where no late end is known, at least so long; where nothing is, only the rate."""
+    left = {"seconds_to_capacity": 12_000.0, "seconds_to_capacity_low": low, "seconds_to_capacity_high": high}
+    assert say_left(left) == said
+    assert say_left({}) == ""
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 from dataclasses import replace
 
@@ -11,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import START, make_memory
 
+from baselines import leak
+from baselines.figures import Room
 from baselines.leak import LeakPolicy, LeakWatch, judge_memory
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import MemorySample
@@ -119,13 +122,41 @@ def test_a_rise_that_took_a_tenth_of_the_room_does_not_wait(rate_mb_per_minute: 
 def test_level_follows_the_time_that_is_left(capacity: int | None, level: Level) -> None:
     """1 MB a minute for ten hours: urgent within 4 h, page within 7 days, else watch."""
     times = clock(10)
-    verdict = judge(make_memory(background(times) + MB * times / MINUTE, capacity=capacity))
+    verdict = judge(make_memory(background(times) + MB * times / MINUTE, capacity=capacity, load=0.5))
     assert (verdict.status, verdict.level) == (Status.WORSE, level)
     left = verdict.evidence["seconds_to_capacity"]
     if capacity is None:
         assert left is None
     else:
         assert verdict.evidence["seconds_to_capacity_low"] <= left <= verdict.evidence["seconds_to_capacity_high"]  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("hours", "busy", "firm"),
+    [(10, (0.5, 0.5), True), (10, None, False), (10, (0.1, 0.9), False), (25, None, True)],
+    ids=["steady load", "load not known", "load moved", "a day was seen"],
+)
+def test_a_date_has_a_late_end_only_where_it_is_firm(
+    hours: int, busy: tuple[float, float] | None, *, firm: bool
+) -> None:
+    """Else growth may be the morning's, and "at least so long" is all that can be said."""
+    times = clock(hours)
+    points = make_memory(background(times) + MB * times / MINUTE)
+    if busy is not None:
+        points = [replace(p, load=busy[i // 240 % 2]) for i, p in enumerate(points)]
+    evidence = judge(points).evidence
+    left, soonest, latest = (evidence[f"seconds_to_capacity{end}"] for end in ("", "_low", "_high"))
+    assert isinstance(left, float)
+    assert isinstance(soonest, float)
+    assert soonest <= left
+    assert (latest is not None) is firm
+
+
+def test_a_slope_that_nobody_knows_gives_no_date() -> None:
+    """Not "now": an interval without an end is no growth without an end."""
+    room = Room(capacity=8e9)
+    assert [leak._seconds_left(1e9, room, slope) for slope in (math.inf, -math.inf, 0.0, -1.0)] == [None] * 4
+    assert leak._seconds_left(1e9, room, 7e9) == 1.0
 
 
 def test_the_policys_capacity_wins() -> None:

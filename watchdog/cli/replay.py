@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from alerts.wording import say_duration
+from alerts.magnitude import say_left
 from baselines import baseline_store, burst_store, memory_store
 from baselines.leak import LeakPolicy
 from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
@@ -203,6 +203,5 @@ def _say(line: Line) -> str:
         text += f", p95 {line['ratio']:.2f} x baseline"
     if line["slope_bytes_per_hour"] is not None:
         text += f", {line['channel']} {line['slope_bytes_per_hour'] / 1e6:+.1f} MB/h"
-    if line["seconds_to_capacity"] is not None:
-        text += f", full in {say_duration(line['seconds_to_capacity'])}"
-    return text
+    left = say_left(line)
+    return f"{text}, {left}" if left else text

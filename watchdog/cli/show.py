@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from alerts.magnitude import say_left
 from baselines import memory_store, snapshot_store
 from baselines.leak import judge_memory
 from baselines.verdict import Status
@@ -134,9 +135,8 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
         text = f"worker {row['slot']}: host {share(row['host_anon_bytes'], row['capacity_bytes'])}"
         if row["gpu_used_bytes"] is not None:
             text += f", GPU {share(row['gpu_used_bytes'], row['gpu_capacity_bytes'])}"
-        left = row.get("seconds_to_capacity")
-        growing = f", full in {duration(left)}" if left is not None and row["status"] is Status.WORSE else ""
-        out.print(f"{text}: {row['reason'].replace('_', ' ')}{growing}", markup=False)
+        left = say_left(row) if row["status"] is Status.WORSE else ""
+        out.print(f"{text}: {', '.join(filter(None, (row['reason'].replace('_', ' '), left)))}", markup=False)
     statuses = {row["status"] for row in rows}
     worst = next((s for s in (Status.WORSE, Status.UNKNOWN) if s in statuses), Status.OK if rows else Status.UNKNOWN)
     raise typer.Exit(EXITS[worst])
