@@ -21,10 +21,12 @@ class Beside:
         self._ages_s, self._shapes = array("d"), array("d")
         self._trims: deque[tuple[float, float]] = deque(maxlen=MAX_TRIMS)
 
-    def take(self, age_s: float, *, shapes: int | None, trimmed: int | None) -> None:
+    def trim(self, age_s: float, share: float) -> None:
+        """A trim gave back so much of what had been gained until then."""
+        self._trims.append((age_s, share))
+
+    def take(self, age_s: float, *, shapes: int | None) -> None:
         """What one sample says; None is not known."""
-        if trimmed is not None:
-            self._trims.append((age_s, float(trimmed)))
         if shapes is None or (self._ages_s and age_s - self._ages_s[-1] < self._every_s):
             return
         self._ages_s.append(age_s)
@@ -37,5 +39,5 @@ class Beside:
         return np.interp(ages_s, self._ages_s, self._shapes) if self._ages_s else np.zeros(len(ages_s))
 
     def trimmed_since(self, age_s: float) -> float:
-        """The most that one trim gave back since that age, bytes; 0 without one."""
-        return max((given for at_s, given in self._trims if at_s >= age_s), default=0.0)
+        """The largest share that one trim gave back since that age; 0 without one."""
+        return max((share for at_s, share in self._trims if at_s >= age_s), default=0.0)

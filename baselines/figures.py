@@ -44,11 +44,13 @@ class Figure:
 
 
 def _host(s: MemorySample) -> Room | None:
-    """A cgroup is full when all in it together reach the limit."""
+    """A cgroup is full when all in it together reach the limit; the machine, when it has nothing left to give."""
     if s.capacity_bytes is None:
         return None
-    others = (s.cgroup_bytes or 0) - (s.host_anon_bytes or 0)
-    return Room(capacity=float(s.capacity_bytes), others=float(max(0, others)))
+    used = s.host_anon_bytes or 0
+    in_the_cgroup = (s.cgroup_bytes or 0) - used
+    on_the_machine = 0 if s.available_bytes is None else s.capacity_bytes - s.available_bytes - used
+    return Room(capacity=float(s.capacity_bytes), others=float(max(0, in_the_cgroup, on_the_machine)))
 
 
 def _device(s: MemorySample) -> Room | None:

@@ -106,7 +106,9 @@ class LeakWatch:
             if self._newest is not None and age_s < self._age_s(self._newest):
                 continue
             self._newest = sample
-            self._beside.take(age_s, shapes=sample.shapes, trimmed=sample.trimmed_bytes)
+            self._beside.take(age_s, shapes=sample.shapes)
+            if sample.trimmed_bytes is not None:
+                self._beside.trim(age_s, self._share_of_gain(sample.trimmed_bytes))
             for figure in FIGURES:
                 value = figure.of(sample)
                 if value is not None:
@@ -149,6 +151,12 @@ class LeakWatch:
         if not worst:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.NO_DATA)
         return max(worst.values(), key=_urgency)
+
+    def _share_of_gain(self, trimmed: float) -> float:
+        """Of what host memory has gained, before the floors show that some of it was given back."""
+        channel = self._channels.get("host_anon_bytes")
+        growth = None if channel is None else channel.growth()
+        return trimmed / growth.gain if growth is not None and growth.gain > 0 else 0.0
 
     def _open(self, figure: Figure) -> Channel:
         channel = Channel(
@@ -200,7 +208,6 @@ class LeakWatch:
         kind = kind_of(
             figure.name,
             slopes,
-            gain=growth.gain,
             trimmed=self._beside.trimmed_since(growth.begun_s),
             by_shapes=follows_shapes(growth.floors, self._beside.shapes_at(growth.begins_s)),
         )

@@ -47,15 +47,15 @@ _OF_FIGURE: Mapping[str, LeakKind] = {
 }
 
 
-def kind_of(figure: str, slopes: Mapping[str, float], *, gain: float, trimmed: float, by_shapes: bool) -> LeakKind:
+def kind_of(figure: str, slopes: Mapping[str, float], *, trimmed: float, by_shapes: bool) -> LeakKind:
     """The kind of a leak of this figure.
 
-    slopes: of each figure that is known, in bytes per second. gain: of the leak so far, bytes. trimmed: the most that a
-    trim gave back while it grew, bytes. by_shapes: see `follows_shapes`.
+    slopes: of each figure that is known, in bytes per second. trimmed: the largest share of what had been gained that a
+    trim gave back. by_shapes: see `follows_shapes`.
     """
     if figure == "gpu_used_bytes":
         figure = _part(slopes)
-    if figure == "host_anon_bytes" and gain > 0 and trimmed >= TRIMMED_SHARE * gain:
+    if figure == "host_anon_bytes" and trimmed >= TRIMMED_SHARE:
         return LeakKind.RETENTION
     if by_shapes and figure in ("host_anon_bytes", "allocated_bytes", "reserved_bytes"):
         return LeakKind.NEW_SHAPES

@@ -64,6 +64,7 @@ memory_samples = Table(
     Column("shapes", Integer),
     Column("trimmed_bytes", Integer),
     Column("agent", String),
+    Column("available_bytes", Integer),
     Index("ix_memory_samples_target_life_at", "target", "life", "at"),
     Index("ix_memory_samples_target_slot", "target", "slot"),  # ends in the id, as every index of SQLite
     Index("ix_memory_samples_at", "at"),

@@ -175,7 +175,7 @@ class Tally:
         )
 
     def slopes(self, name: str) -> tuple[list[float], float]:
-        """Told slope over the true one, and how often the interval held the true time to the limit."""
+        """Told slope over the true one, and how often its interval held the true one, where it had two ends."""
         told = [(o.told, o.rate) for o in self.by_name[name] if o.told is not None]
         held = [t.low <= rate <= t.high for t, rate in told if math.isfinite(t.low) and math.isfinite(t.high)]
         return [t.slope / rate for t, rate in told], float(np.mean(held)) if held else 0.0
@@ -294,7 +294,9 @@ def _goals(plain: Tally, loud: Tally, cost_ms: float) -> list[report.Goal]:
         at_least("1 MB/min, quiet: found", share("1 flat"), 100, "%", digits=0),
         at_most("1 MB/min, quiet: median", median_h("1 flat"), 3, "h", digits=1),
         at_most("1 MB/min, quiet: p90", p90_h("1 flat"), 3.5, "h", digits=1),
+        at_least("10 MB/min: found", share("10 flat"), 100, "%", digits=0),
         at_most("10 MB/min: p90", p90_h("10 flat"), 2.6, "h", digits=1),
+        at_least("50 MB/min: found", share("50 flat"), 100, "%", digits=0),
         at_most("50 MB/min: p90", 60 * p90_h("50 flat"), 40, "min", digits=0),
         at_least("50 MB/min: left until full", 60 * plain.left_h("50 flat"), 60, "min", digits=0),
         at_least("0.1 MB/min, quiet: found in 24 h", share("0.1 flat", 24), 95, "%", digits=0),

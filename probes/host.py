@@ -135,6 +135,11 @@ class Host:
         own = process / "root" / self.cgroup.relative_to(self.cgroup.anchor)
         return find_memory_cgroup(pid, _read(process / "cgroup"), mounts=(self.cgroup, own))
 
+    def available_bytes(self) -> int | None:
+        """What could still be had without swapping (MemAvailable of /proc/meminfo), as the kernel estimates it."""
+        available_kb = _number_after("MemAvailable:", _read(self.proc / "meminfo"))
+        return None if available_kb is None else available_kb * 1024
+
     def capacity_bytes(self, cgroup: MemoryCgroup | None) -> int | None:
         """What the memory of a process in this cgroup can grow to: the smallest limit, at most the machine's memory.
 

@@ -244,6 +244,7 @@ class MemorySample:
     is in it.
     capacity_bytes: what host_anon_bytes can grow to: the smallest memory.max or memory.high of its cgroups that can be
     seen, at most the machine's memory.
+    available_bytes: what the machine could still give to whoever asks (MemAvailable).
     gpu_used_bytes: this process on its device(s) as NVML tells; gpu_capacity_bytes: the device's memory.
     device_used_bytes: everything on the device, other processes included.
     load: CPU seconds per second that the worker used since the sample before; None for the first of a life.
@@ -284,6 +285,7 @@ class MemorySample:
     shapes: int | None = None
     trimmed_bytes: int | None = None
     agent: str | None = None
+    available_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

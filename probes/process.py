@@ -144,6 +144,7 @@ class WorkerWatch:
             host_anon_bytes=status.anon_bytes,
             cgroup_bytes=None if cgroup is None else cgroup.used_bytes(),
             capacity_bytes=host.capacity_bytes(cgroup),
+            available_bytes=host.available_bytes(),
             fds=host.fds(pid),
             fd_limit=host.fd_limit(pid),
             threads=status.threads,

@@ -59,6 +59,7 @@ def attribute(
     *,
     configured: Collection[str | int] = (),
     existing: Collection[int],
+    ranks: Sequence[Collection[int]] | None = None,
     before: frozenset[str] | None = None,
     pids_seen: bool = False,
 ) -> Attribution:
@@ -67,12 +68,14 @@ def attribute(
     workers: of each, the pids it goes by: its own, and those in other pid namespaces (the NSpid line of its status).
     configured: UUIDs or NVML's indices of the target's devices; empty: they are found by the workers' pids.
     existing: all pids there are here; another process's pid is nobody's second name.
+    ranks: of each worker, the processes below it that work on a GPU for it, as those of a tensor-parallel model.
     before: the devices that were found last: while one of them tells no list, a worker's part on it is not known, and
     so its sum is not.
     pids_seen: NVML listed a worker's pid before: no container hides them, and a stranger is a process that just ended.
     """
     chosen, missing = _choose(reading.devices, configured)
-    pids = [_names(own, existing) for own in workers]
+    below = ranks or [()] * len(workers)
+    pids = [_names(own, existing) | frozenset(others) for own, others in zip(workers, below, strict=True)]
     case = _Case(
         devices=chosen,
         is_configured=bool(configured),

@@ -119,8 +119,8 @@ class Known:
     def take(self, place: Place, devices: Sequence[DeviceReading], *, lists: bool, now: float, due: float) -> bool:
         """A reading. True when the driver was stuck and with this is no more. lists: processes and health came too."""
         with self._lock:
-            if lists or any(d.fault in LOST for d in devices):
-                place.listed = tuple(devices)
+            lost = {d.uuid for d in devices if d.fault in LOST}
+            place.listed = tuple(devices) if lists else tuple(d for d in place.listed if d.uuid not in lost)
             place.devices = tuple(_with_lists(d, place.listed) for d in devices)
             place.read_at, place.due = now, due
             place.listed_at = now if lists else place.listed_at

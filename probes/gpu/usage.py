@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
@@ -12,6 +12,8 @@ from probes.gpu.reader import GpuReader
 from probes.gpu.reading import DeviceReading, GpuReading
 from probes.host import Host
 from probes.messages import Life, MemorySample
+
+MAX_DEPTH = 16  # of processes that start processes
 
 _CONTAINER: Mapping[PidView | None, str] = {
     PidView.NO_AMOUNTS: "NVML lists its workers without their memory",
@@ -100,11 +102,13 @@ class TargetGpu:
         self.reader.wait_ready()
         reading = self.reader.read()
         lives = [workers[sample.slot] for sample in samples]
+        existing = frozenset(self._host.pids())
         found = attribute(
             reading,
             [(life.pid, *self._host.namespace_pids(life.pid)) for life in lives],
             configured=self._configured,
-            existing=frozenset(self._host.pids()),
+            existing=existing,
+            ranks=self._ranks(reading, [life.pid for life in lives], existing),
             before=self._devices,
             pids_seen=self._is_used,
         )
@@ -127,6 +131,27 @@ class TargetGpu:
             )
             for sample, life, share in zip(samples, lives, found.shares, strict=True)
         ]
+
+    def _ranks(self, reading: GpuReading, workers: Sequence[int], existing: frozenset[int]) -> list[set[int]]:
+        """Of each worker the listed processes that it started, or that those started."""
+        found: dict[int, set[int]] = {pid: set() for pid in workers}
+        listed = {pid for device in reading.devices for pid in device.processes or ()}
+        for pid in (listed & existing) - found.keys():
+            above = self._ancestor(pid, found.keys())
+            if above is not None:
+                found[above].add(pid)
+        return [found[pid] for pid in workers]
+
+    def _ancestor(self, pid: int, workers: Collection[int]) -> int | None:
+        """The nearest of the workers among those above it; None when none is."""
+        for _ in range(MAX_DEPTH):
+            stat = self._host.stat(pid)
+            if stat is None:
+                return None
+            pid = stat.parent_pid
+            if pid in workers:
+                return pid
+        return None
 
 
 def describe(devices: Sequence[DeviceReading]) -> str:

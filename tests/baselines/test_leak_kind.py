@@ -112,8 +112,16 @@ def test_what_a_trim_gives_back_was_kept_by_the_c_library(share: float, kind: Le
     grown = watch.judge(now=float(TIMES[-1])).evidence["gain_bytes"]
     assert isinstance(grown, float)
     after = float(TIMES[-1]) + STEP_S
-    watch.take([replace(HEALTHY, at=after, host_anon_bytes=2 * GB, trimmed_bytes=int(share * grown))])
+    kept = 2 * GB + int((1 - share) * grown)
+    watch.take([replace(HEALTHY, at=after, host_anon_bytes=kept, trimmed_bytes=int(share * grown))])
     assert watch.judge(now=after).evidence["kind"] == kind
+    for at in TIMES[1:]:  # and for as long as it is told, when the floors show it
+        watch.take([replace(HEALTHY, at=after + float(at), host_anon_bytes=kept)])
+        if (verdict := watch.judge(now=after + float(at))).status is not Status.WORSE:
+            break
+        assert verdict.evidence["kind"] == kind
+    else:
+        pytest.fail("it has stopped, and is still told")
 
 
 def test_memory_of_others_in_the_cgroup_shortens_the_time_that_is_left() -> None:
@@ -123,6 +131,19 @@ def test_memory_of_others_in_the_cgroup_shortens_the_time_that_is_left() -> None
     assert isinstance(left, float)
     assert isinstance(left_alone, float)
     assert left < 0.6 * left_alone
+
+
+def test_a_machine_that_others_fill_has_no_more_to_give() -> None:
+    """No limit but the machine's 64 GB, of which 12 are left: the same as a cgroup of 14 GB, and nearer with less."""
+    left = [
+        follow(host_anon_bytes=LEAK, available_bytes=np.full(len(TIMES), gb * GB)).evidence["seconds_to_capacity"]
+        for gb in (500, 12, 6)
+    ]
+    alone = follow(host_anon_bytes=LEAK).evidence["seconds_to_capacity"]
+    assert left[0] == alone
+    assert isinstance(left[1], float)
+    assert isinstance(left[2], float)
+    assert left[2] == pytest.approx(left[1] / 2, rel=0.01)
 
 
 def test_live_tensors_may_take_what_is_cached_and_not_what_others_have() -> None:
@@ -167,4 +188,4 @@ def test_a_leak_that_follows_shapes_is_told_so() -> None:
 def test_a_device_that_fills_is_told_by_the_part_of_it_that_grows(others: dict[str, float], kind: LeakKind) -> None:
     """The driver's figure may be the first that a leak is seen in; the agent's say already whose it is."""
     slopes = {"gpu_used_bytes": 100.0, **others}
-    assert kind_of("gpu_used_bytes", slopes, gain=1e9, trimmed=0.0, by_shapes=False) is kind
+    assert kind_of("gpu_used_bytes", slopes, trimmed=0.0, by_shapes=False) is kind

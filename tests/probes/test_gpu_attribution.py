@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,6 +46,13 @@ def test_workers_of_one_target_may_have_a_device_each() -> None:
     assert [s.used_bytes for s in seen.shares] == [4 * GB, 5 * GB]
     assert [s.capacity_bytes for s in seen.shares] == [80 * GB, 80 * GB]
     assert seen.devices == {"GPU-0", "GPU-1"}
+
+
+def test_what_a_worker_started_works_for_it() -> None:
+    """Tensor parallel behind one server: the ranks hold the devices, the server holds the socket."""
+    seen = look(gpu(0, {8: 4 * GB}), gpu(1, {9: 5 * GB, 30: GB}), workers=((7,), (20,)), ranks=[{8, 9}, set()])
+    assert [s.used_bytes for s in seen.shares] == [9 * GB, None]
+    assert (seen.view, seen.devices) == (PidView.SEEN, {"GPU-0", "GPU-1"})
 
 
 @pytest.mark.parametrize("configured", [("GPU-1",), (1,)])
@@ -169,6 +179,32 @@ def test_gpu_figures_join_the_workers_memory_sample(tmp_path: Path, monkeypatch:
         assert usage.names == ("Stub GPU 0",)
     finally:
         reader.close()
+
+
+def test_the_ranks_of_a_server_are_found_below_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However deep; a stranger's process on the same device is not the server's."""
+    driver = Driver(tmp_path)
+    driver.use(monkeypatch, build_stub(tmp_path / "library"))
+    inner = "import subprocess, sys; p = subprocess.Popen(['sleep', '60']); print(p.pid, flush=True); p.wait()"
+    outer = f"import subprocess, sys; p = subprocess.Popen([sys.executable, '-c', {inner!r}]); p.wait()"
+    server = subprocess.Popen([sys.executable, "-c", outer], stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    rank = int(server.stdout.readline())
+    devices = f"device 0 {80 * GB} 0 {9 * GB}\ndevice 1 {80 * GB} 0 {9 * GB}\n"
+    driver.set(f"{devices}process 0 {rank} {3 * GB}\nprocess 1 {rank} {4 * GB}\nprocess 1 {os.getpid()} {GB}\n")
+    reader = GpuReader(rhythm=Rhythm(memory_s=0.05, lists_s=0.05))
+    watch = WorkerWatch(
+        ProcessSpec(parent_pid=server.pid, workers="self"), target="toy", gpu=(usage := TargetGpu(reader))
+    )
+    try:
+        [sample] = watch.sample(now=1.0)
+        assert (sample.gpu_used_bytes, sample.gpu_capacity_bytes) == (7 * GB, 160 * GB)
+        assert (usage.view, usage.knows_devices) == (PidView.SEEN, True)
+    finally:
+        reader.close()
+        os.kill(rank, signal.SIGKILL)
+        server.wait(10)
+        server.stdout.close()
 
 
 def test_a_configured_device_that_there_is_not_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -256,6 +256,20 @@ def test_a_list_that_failed_stays_failed_until_the_lists_are_read_again() -> Non
     assert faults((compute, lost, True), fine) == [lost, None]
 
 
+def test_a_slice_that_is_lost_takes_no_list_of_the_others_with_it() -> None:
+    """Between two readings of the lists."""
+    known = Known(stale_s=60.0)
+    known.open(1, None, None)
+    place = known.waiting(0.0)[0]
+    slices = [DeviceReading(index=0, uuid=f"MIG-{n}", parent="GPU-0", processes={n: GB}) for n in (1, 2)]
+    known.take(place, slices, lists=True, now=1.0, due=2.0)
+    bare = [replace(each, processes=None) for each in slices]
+    known.take(place, [bare[0].emptied(GpuFault.GPU_LOST), bare[1]], lists=False, now=2.0, due=3.0)
+    assert [d.processes for d in known.reading(2.0).devices] == [None, {2: GB}]
+    known.take(place, bare, lists=False, now=3.0, due=4.0)
+    assert [d.processes for d in known.reading(3.0).devices] == [None, {2: GB}]
+
+
 @pytest.mark.parametrize("device", ["max 0 0", "0 0 0", f"{GB} 0 {2 * GB}"], ids=["sentinel", "nothing", "too_much"])
 def test_an_amount_that_cannot_be_is_refused(driver: Driver, start: Open, device: str) -> None:
     """Broken devices answer such numbers with success."""
