@@ -91,13 +91,7 @@ class LatencyWatch:
         if self._slowdown.alarm is None:
             self._forget_blame()
         else:
-            if self._blame.cause in (Cause.ENVIRONMENT, Cause.LOAD):
-                self._slowdown.look_beneath()
-            self._signs = self._read_signs(self._slowdown, self._slowdown.alarm, self.baseline)
-            changed = bool(changes(self.baseline.provenance, burst.provenance))
-            self._blame = self._blame.follow(
-                latency_cause(self._signs, changed=changed, threshold=self._policy.threshold)
-            )
+            self._find_cause(self._slowdown, self._slowdown.alarm, burst.provenance, self.baseline)
             self._waited += 1
             doubted = bool(seen.controls and self.baseline.controls) and self._blame.cause is Cause.UNKNOWN
             patience = SPELL if self._signs.leans else PATIENCE
@@ -170,8 +164,21 @@ class LatencyWatch:
             },
         )
 
+    def _find_cause(self, slowdown: Slowdown, alarm: Alarm, provenance: Mapping[str, str], baseline: Baseline) -> None:
+        """Whom to blame for the alarm. What the machine or load explains may hide a slower model: then that one, with
+        a beginning of its own, is the slowdown from now on."""
+        changed = bool(changes(baseline.provenance, provenance))
+        self._signs = self._read_signs(slowdown, alarm, baseline)
+        found = latency_cause(self._signs, changed=changed, threshold=self._policy.threshold)
+        if found is not Cause.MODEL and self._blame.cause in (Cause.ENVIRONMENT, Cause.LOAD):
+            hidden = slowdown.beneath()
+            signs = None if hidden is None else self._read_signs(slowdown, hidden, baseline)
+            if signs and latency_cause(signs, changed=changed, threshold=self._policy.threshold) is Cause.MODEL:
+                slowdown.alarm, self._signs, found = hidden, signs, Cause.MODEL
+        self._blame = self._blame.follow(found)
+
     def _read_signs(self, slowdown: Slowdown, alarm: Alarm, baseline: Baseline) -> Signs:
-        newest = slowdown.run
+        newest = slowdown.seen_since(alarm.since)
         bursts = len(newest)
         floor, over = slowdown.floors(bursts)
         return Signs(

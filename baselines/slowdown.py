@@ -120,8 +120,11 @@ class Slowdown:
     def run(self) -> list[Seen]:
         """Those of `seen` since the alarm's beginning, the newest one at least."""
         assert self.alarm is not None
-        since = self.alarm.since
-        return [seen for seen in self.seen if seen.at >= since] or [self.seen[-1]]
+        return self.seen_since(self.alarm.since)
+
+    def seen_since(self, at: float) -> list[Seen]:
+        """Those of `seen` since then, the newest one at least."""
+        return [seen for seen in self.seen if seen.at >= at] or [self.seen[-1]]
 
     def take(self, seen: Seen) -> None:
         """The next burst, in the order of time."""
@@ -142,14 +145,13 @@ class Slowdown:
             return False
         return {each.life for each in self.run}.isdisjoint({seen.life, None})
 
-    def look_beneath(self) -> None:
-        """What stands is explained by the machine or by load, and may hide a slower model: where the floor rose over
-        the control's as well, for certain and for longer than a spell, that is the slowdown from now on."""
-        if self.control is None or self.alarm is None or self.alarm.found_by is FoundBy.FLOOR:
-            return
+    def beneath(self) -> Alarm | None:
+        """What the slowdown that stands may hide, if the machine or load explains it: a floor that rose over the
+        control's, for certain and for longer than a spell."""
+        if self.control is None:
+            return None
         lifted = self._lifted([bursts for bursts in FLOOR_WINDOWS if self.spans(bursts)])
-        if lifted is not None:
-            self.alarm = self._floor_alarm(*lifted)
+        return None if lifted is None else self._floor_alarm(*lifted)
 
     def begin_anew(self) -> None:
         """A slowdown is over: what was measured until now is no evidence of what is."""

@@ -44,6 +44,16 @@ def test_a_busy_machine_is_not_taken_for_a_slower_model(trace: Trace) -> None:
     assert (usual.score(logarithms(requests)) >= usual.line).any()
 
 
+@pytest.mark.parametrize("seed", [7, 17, 18, 24, 27, 32])
+def test_a_slower_model_is_told_from_a_busy_machine(seed: int) -> None:
+    """Of those recorded on a machine left alone, +30 % and one of +20 %: within 25 bursts, and nothing before."""
+    (trace,) = (trace for trace in TRACES if trace.seed == seed)
+    found = outcome(replay(read(trace), RegressionPolicy()), trace.onset)
+    assert found.false == 0
+    assert found.delay is not None
+    assert found.delay <= 25
+
+
 @pytest.mark.parametrize("trace", TRACES, ids=lambda trace: trace.name)
 def test_a_recording_is_what_it_says(trace: Trace) -> None:
     """Every burst is there, hardly a request is missing, a control stands beside each, and the change comes in time."""

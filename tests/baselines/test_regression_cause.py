@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from synthetic import MINUTE, START, make_baseline, make_bursts, steady
-from watching import BASELINE, CONTROLLED, POLICY, bursts_at, controls_at, first_worse, follow, judge, letters
+from watching import (
+    BASELINE,
+    CONTROLLED,
+    POLICY,
+    bursts_at,
+    controls_at,
+    first_worse,
+    follow,
+    judge,
+    letters,
+    restarted,
+    words,
+)
 
 from baselines.baseline import Baseline
+from baselines.floor import UNSEEN
 from baselines.regression import PATIENCE, LatencyWatch
+from baselines.seen import Seen
+from baselines.slowdown import Slowdown
 from baselines.verdict import Cause, Level, Status, Verdict
 from probes.facts import CPU_STEAL, LOAD
 from probes.messages import Burst
@@ -178,6 +194,72 @@ def test_a_busy_machine_hides_no_model_that_gets_slower_too(ratio: float, cause:
     assert (last.status, last.cause) == (Status.WORSE, cause)
     if cause is Cause.MODEL:
         assert last.since == pytest.approx(bursts[80].at, abs=5 * MINUTE)
+
+
+@pytest.mark.parametrize("at", [45, 79, 95, 110])
+def test_a_restart_changes_nothing_of_it(at: int) -> None:
+    """Before the model's slowdown and while it stands: built anew from what is kept, the same is said."""
+    baseline, bursts = hidden(1.3)
+    expected = follow(bursts, baseline)
+    again = restarted(bursts, at, expected[at - 1], baseline)
+    assert words(follow(bursts[at:], watch=again)) == words(expected[at:])
+
+
+@pytest.mark.parametrize(("ratio", "cause"), [(1.0, Cause.LOAD), (1.3, Cause.MODEL)])
+def test_load_hides_no_model_that_gets_slower_too(ratio: float, cause: Cause) -> None:
+    """Half as slow again under more work than ever, which the control does not feel: load. Slower still: the model."""
+    rng = np.random.default_rng(13)
+    rows, controls = steady(rng, 260), steady(rng, 260, typical=0.002)
+    rows[100:] *= 1.5
+    rows[160:] *= ratio
+    loads = np.where(np.arange(260) < 100, 2.0, 12.0)
+    baseline = make_baseline(rows[:60], controls=controls[:60], facts=({LOAD: 2.0},) * 60)
+    verdicts = follow(with_fact(make_bursts(rows[60:], controls=controls[60:]), LOAD, *loads[60:]), baseline)
+    assert {v.cause for v in verdicts[:100] if v.status is Status.WORSE} == {Cause.LOAD}
+    assert len({v.since for v in verdicts[:100] if v.status is Status.WORSE}) == 1
+    last = verdicts[130]
+    assert (last.status, last.cause) == (Status.WORSE, cause)
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["at baseline they were", "at baseline they were not"])
+@pytest.mark.parametrize("now", [True, False], ids=["now they are", "now they are not"])
+def test_floors_count_as_erring_together_only_if_they_did_and_do(*, before: bool, now: bool) -> None:
+    """What holds up the canary held up its control in the same bursts, at baseline and since."""
+    rng = np.random.default_rng(14)
+
+    def rows(count: int, *, together: bool) -> tuple[np.ndarray, np.ndarray]:
+        held = rng.exponential(0.3, (2, count, 1))
+        return tuple(  # type: ignore[return-value]
+            steady(rng, count, typical=typical) * np.exp(held[0 if together else n])
+            for n, typical in enumerate((0.05, 0.002))
+        )
+
+    usual, newest = rows(60, together=before), rows(60, together=now)
+    slowdown = Slowdown(make_baseline(usual[0], controls=usual[1]), POLICY)
+    for each in zip(*newest, strict=True):
+        latencies, controls = (tuple(row.tolist()) for row in each)
+        slowdown.take(Seen(at=0.0, latencies=latencies, controls=controls, life=None, facts={}, load=None))
+    floor, over = slowdown.floors(60)
+    assert over is not None
+    assert slowdown.control is not None
+    lows = [low for each in newest[1] if (low := slowdown.control.low(each.tolist())) is not None]
+    alone = math.hypot(floor.error, slowdown.control.floor.lift(lows).error)
+    if before and now:
+        assert over.error < 0.6 * alone
+    else:
+        assert over.error > 0.85 * alone
+
+
+def test_a_control_that_hardly_answers_is_none() -> None:
+    """Of half of the bursts at least a floor is known, else it says nothing."""
+    slowdown = Slowdown(CONTROLLED, POLICY)
+    rows, controls = steady(np.random.default_rng(15), 20), controls_at(*[1.0] * 20)
+    for number, (latencies, answered) in enumerate(zip(rows.tolist(), controls.tolist(), strict=True)):
+        known = tuple(answered) if number % 5 == 0 else ()
+        slowdown.take(Seen(at=number, latencies=tuple(latencies), controls=known, life=None, facts={}, load=None))
+    floor, over = slowdown.floors(20)
+    assert floor is not UNSEEN
+    assert over is None
 
 
 @pytest.mark.parametrize("silent", [False, True], ids=["with its control", "the control is silent since"])

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import NOISE, make_baseline, make_bursts, noise, steady
-from watching import CONTROLLED, POLICY, bursts_at, controls_at, first_worse, follow, letters
+from watching import CONTROLLED, POLICY, bursts_at, controls_at, first_worse, follow, letters, restarted, words
 
 from baselines.baseline import Baseline
 from baselines.regression import LatencyWatch
-from baselines.scan import KEPT, LEVEL_SPAN
+from baselines.scan import KEPT
 from baselines.slowdown import Alarm, FoundBy, alarm_of
 from baselines.verdict import Cause, Status, Verdict
-from probes.messages import Burst
 
 
 def alarms(stream: np.ndarray, baseline: Baseline) -> int:
@@ -51,16 +48,6 @@ def test_thirty_percent_is_found_in_every_noise(name: str) -> None:
     assert abs(since - bursts[40].at) <= 120
 
 
-def restarted(bursts: Sequence[Burst], at: int, said: Verdict, baseline: Baseline) -> LatencyWatch:
-    """A watch that knows the bursts before the index `at` that are kept, and the slowdown that `said` tells of."""
-    watch = LatencyWatch(baseline, POLICY)
-    for burst in bursts[max(0, at - KEPT - LEVEL_SPAN) : at]:
-        watch.take(burst)
-    if said.status is Status.WORSE and (alarm := alarm_of(said)) is not None:
-        watch.stand(alarm, said.cause)
-    return watch
-
-
 @settings(max_examples=12, deadline=None)
 @given(st.sampled_from(sorted(NOISE)), st.integers(0, 99), st.integers(1, 119), st.sampled_from([1.0, 1.2, 1.5]))
 def test_a_restart_is_no_restart(name: str, seed: int, at: int, ratio: float) -> None:
@@ -71,10 +58,6 @@ def test_a_restart_is_no_restart(name: str, seed: int, at: int, ratio: float) ->
     expected = follow(bursts, baseline)
     again = restarted(bursts, at, expected[at - 1], baseline)
     assert words(follow(bursts[at:], watch=again)) == words(expected[at:])
-
-
-def words(verdicts: Sequence[Verdict]) -> list[tuple[object, ...]]:
-    return [(v.status, v.reason, v.cause, v.level, v.since, v.evidence.get("found_by")) for v in verdicts]
 
 
 @pytest.mark.parametrize("at", [KEPT + 40, 2 * KEPT + 60])

@@ -9,7 +9,8 @@ from synthetic import make_baseline, make_bursts, steady
 
 from baselines.baseline import Baseline
 from baselines.regression import LatencyWatch
-from baselines.slowdown import RegressionPolicy
+from baselines.scan import KEPT, LEVEL_SPAN
+from baselines.slowdown import RegressionPolicy, alarm_of
 from baselines.verdict import Status, Verdict
 from probes.messages import Burst
 
@@ -59,3 +60,18 @@ def letters(verdicts: Iterable[Verdict]) -> str:
 def first_worse(verdicts: Sequence[Verdict]) -> int | None:
     """The index of the first that is WORSE; None without one."""
     return next((i for i, verdict in enumerate(verdicts) if verdict.status is Status.WORSE), None)
+
+
+def restarted(bursts: Sequence[Burst], at: int, said: Verdict, baseline: Baseline) -> LatencyWatch:
+    """A watch that knows the bursts before the index `at` that are kept, and the slowdown that `said` tells of."""
+    watch = LatencyWatch(baseline, POLICY)
+    for burst in bursts[max(0, at - KEPT - LEVEL_SPAN) : at]:
+        watch.take(burst)
+    if said.status is Status.WORSE and (alarm := alarm_of(said)) is not None:
+        watch.stand(alarm, said.cause)
+    return watch
+
+
+def words(verdicts: Sequence[Verdict]) -> list[tuple[object, ...]]:
+    """What of them counts, to compare."""
+    return [(v.status, v.reason, v.cause, v.level, v.since, v.evidence.get("found_by")) for v in verdicts]
