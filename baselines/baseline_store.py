@@ -57,6 +57,13 @@ def active_baseline(connection: Connection, target: str, canary: str) -> Baselin
     return None if baseline is None else replace(baseline, since=found[0].at)
 
 
+def activated(connection: Connection, target: str, canary: str) -> list[Baseline]:
+    """The baselines of a canary in the order in which they became active, each with when that was; the last of them is
+    the active one. What retention removed is left out."""
+    found = [(get_baseline(connection, p.baseline_id), p.at) for p in promotions(connection, target, canary)]
+    return [replace(baseline, since=at) for baseline, at in reversed(found) if baseline is not None]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promotion:
     """Who made which baseline active, when and why."""

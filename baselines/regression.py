@@ -46,6 +46,7 @@ class LatencyWatch:
         self._newest: Burst | None = None
         self._refused: Reason | None = None
         self._history = LoadHistory()
+        self._has_told = False  # a slowdown, and its end: it is not too noisy for that
         self._forget_blame()
 
     def _forget_blame(self) -> None:
@@ -76,6 +77,7 @@ class LatencyWatch:
         """Take up that a slowdown was over before a restart."""
         assert self._slowdown is not None
         self._slowdown.begin_anew()
+        self._has_told = True
         self._forget_blame()
 
     def take(self, burst: Burst) -> None:
@@ -89,6 +91,7 @@ class LatencyWatch:
             return
         self._slowdown.take(seen)
         if self._slowdown.alarm is None:
+            self._has_told = self._has_told or self.slower
             self._forget_blame()
         else:
             self._find_cause(self._slowdown, self._slowdown.alarm, burst.provenance, self.baseline)
@@ -128,7 +131,7 @@ class LatencyWatch:
         if len(seen) < SHORTEST:
             return replace(within, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES, evidence=needed)
         measured = measure(list(seen)[-SHOWN_BURSTS:], self.baseline)
-        if missing > 0:
+        if missing > 0 and not self._has_told:
             more = {"bursts_needed": missing} if math.isfinite(missing) else {}
             reason = Reason.BASELINE_TOO_NOISY
             return replace(within, status=Status.UNKNOWN, reason=reason, evidence={**measured, **more})

@@ -7,8 +7,10 @@ summary `rows` counts all data rows, `worse` how often the verdict turned WORSE,
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields, replace
+from itertools import groupby
 from statistics import median
 from typing import Any, TypeVar
 
@@ -74,9 +76,23 @@ def replay_latency(
     return _report(zip(last_rows, judged, strict=True), rows=len(requests))
 
 
-def replay_bursts(bursts: Sequence[Burst], *, baseline: Baseline | None, policy: RegressionPolicy) -> Iterator[Line]:
-    """Judge bursts of one canary, oldest first, as they were stored."""
-    return _report(enumerate(_judge_bursts(bursts, baseline, policy)), rows=len(bursts))
+def replay_bursts(
+    bursts: Sequence[Burst], *, baselines: Sequence[Baseline], policy: RegressionPolicy
+) -> Iterator[Line]:
+    """Judge bursts of one canary, oldest first, as they were stored.
+
+    baselines: in the order in which they became active, each with its `since`. A burst is judged by the one that was
+    active then; before the first, by the first.
+    """
+    return _report(enumerate(_judge_by_turns(bursts, baselines, policy)), rows=len(bursts))
+
+
+def _judge_by_turns(
+    bursts: Sequence[Burst], baselines: Sequence[Baseline], policy: RegressionPolicy
+) -> Iterator[Verdict]:
+    begins = [baseline.since or -math.inf for baseline in baselines[1:]]
+    for turn, these in groupby(bursts, key=lambda burst: bisect_right(begins, burst.at)):
+        yield from _judge_bursts(these, baselines[turn] if baselines else None, policy)
 
 
 def replay_memory(points: Sequence[MemorySample], *, policy: LeakPolicy) -> Iterator[Line]:

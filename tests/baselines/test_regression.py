@@ -169,6 +169,17 @@ def test_a_baseline_too_noisy_says_how_many_more_bursts_it_needs() -> None:
     assert judge(bursts_at(*[1.0] * 6), make_baseline(rows)).status is Status.OK
 
 
+def test_on_a_noisy_baseline_a_slowdown_that_was_told_is_over_when_it_is() -> None:
+    """What was seen to begin and to end is not called too noisy to tell: an incident could never close."""
+    rng = np.random.default_rng(0)
+    rows = steady(rng, 230, sd=0.1) * np.exp(rng.normal(0, 0.3, (230, 1)))
+    rows[80:130] *= 2.5
+    said = letters(follow(make_bursts(rows[30:]), make_baseline(rows[:30])))
+    assert said[:40] == "U" * 40
+    assert said[95:100] == "W" * 5
+    assert said[-40:] == "O" * 40
+
+
 def test_tainted_samples_do_not_count() -> None:
     """Ten per cent of samples at a second, all tainted: nothing happened."""
     window = [make_burst([0.05] * 9 + [1.0], tainted=[False] * 9 + [True]) for _ in range(8)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -105,11 +106,26 @@ def test_replay_says_what_the_live_judge_says() -> None:
     ratios = np.where(np.arange(40) < 20, 1.0, 1.4)
     bursts = make_bursts(steady(np.random.default_rng(1), 40) * ratios[:, None])
     baseline, policy = make_baseline(steady(np.random.default_rng(2), 30)), RegressionPolicy()
-    *lines, _ = replay_bursts(bursts, baseline=baseline, policy=policy)
+    *lines, _ = replay_bursts(bursts, baselines=[baseline], policy=policy)
     for i, burst in enumerate(bursts):
         live = judge_latency(bursts[: i + 1], baseline, policy, now=burst.samples[-1].at)
         said = [line for line in lines if line["row"] <= i][-1]  # type: ignore[operator]
         assert (said["status"], said["level"]) == (live.status, live.level)
+
+
+def test_each_burst_is_judged_by_the_baseline_that_was_active() -> None:
+    """A version that was well in its time is not judged by the faster one after it; nor the other way round."""
+    rng = np.random.default_rng(3)
+    rows = steady(rng, 200)
+    rows[:100] *= 1.4
+    bursts = make_bursts(rows)
+    old, new = (replace(make_baseline(rows[n : n + 60]), since=bursts[n].at) for n in (0, 100))
+    *lines, _ = replay_bursts(bursts, baselines=[old, new], policy=RegressionPolicy())
+    assert [line["status"] for line in lines] == ["UNKNOWN", "OK", "UNKNOWN", "OK"]
+    *lines, _ = replay_bursts(bursts, baselines=[new], policy=RegressionPolicy())
+    assert [line["status"] for line in lines] == ["UNKNOWN", "WORSE", "OK"]
+    *lines, _ = replay_bursts(bursts[:2], baselines=[], policy=RegressionPolicy())
+    assert [line["reason"] for line in lines] == ["no_baseline"]
 
 
 def test_without_a_baseline_nothing_is_decided() -> None:
@@ -293,7 +309,7 @@ def test_stored_bursts_keep_their_own_identity_and_times() -> None:
     """Replay from the store numbers bursts and ends each verdict at its last sample."""
     bursts = make_bursts(steady(np.random.default_rng(4), 6))
     *lines, summary = replay_bursts(
-        bursts, baseline=make_baseline(steady(np.random.default_rng(5), 30)), policy=RegressionPolicy()
+        bursts, baselines=[make_baseline(steady(np.random.default_rng(5), 30))], policy=RegressionPolicy()
     )
     assert [(v["row"], v["status"]) for v in lines] == [(0, "UNKNOWN"), (2, "OK")]
     assert lines[0]["time"] == pytest.approx(START + 0.9)

@@ -183,6 +183,18 @@ def test_rows_that_make_no_baseline_are_refused(stage: Stage, latency: Path, row
     assert rows in ended.err
 
 
+def test_a_slowdown_of_which_some_bursts_are_not_known_is_one_alert(stage: Stage, latency: Path) -> None:
+    """As the daemon would tell it: once, until it is over."""
+    write_latency(latency, factor=1.4, extra="ok")
+    header, *rows = latency.read_text().splitlines()
+    failed = range(BASELINE_ROWS + 100, BASELINE_ROWS + 110)
+    broken = [row[:-1] + "0" if number in failed else row for number, row in enumerate(rows)]
+    latency.write_text("\n".join([header, *broken]))
+    ended = stage.run("replay", str(latency), "--baseline-rows", "0:300")
+    assert ended.out.count("latency WORSE") > 1, "not known in between"
+    assert "this rule would have alerted once" in ended.out
+
+
 def test_store_is_judged_without_a_file(stage: Stage) -> None:
     """--target alone: what the daemon stored, against the active baseline."""
     now = time.time()

@@ -155,9 +155,7 @@ def _from_store(
         bursts = burst_store.bursts_since(connection, target, name, since=begin, limit=MAX_STORED_BURSTS)
         if not bursts:
             raise Refused(f"the store holds no burst of {target}/{name} in the last {since}")
-        return replay_bursts(
-            bursts, baseline=baseline_store.active_baseline(connection, target, name), policy=regression
-        )
+        return replay_bursts(bursts, baselines=baseline_store.activated(connection, target, name), policy=regression)
 
 
 def _note(notes: Iterable[str]) -> None:
@@ -173,8 +171,10 @@ def _print(lines: Iterable[Line], *, json: bool) -> set[str]:
     for line in lines:
         if line["type"] == "verdict":
             statuses.add(str(line["status"]))
-            before, loud = loud, line["status"] == "WORSE" and line["level"] in LOUD
-            alerts += [_clock(line)] if loud and not before else []
+            if line["status"] == "WORSE" and line["level"] in LOUD and not loud:
+                alerts.append(_clock(line))
+                loud = True
+            loud = loud and line["status"] != "OK"  # what is not known ends nothing, nor does another cause
         if json:
             print_line(jsonlib.dumps(line))
         else:
