@@ -96,9 +96,15 @@ def command() -> str:
     return shlex.join(["python", "-m", f"benchmarks.{module}", *(word.removeprefix(here) for word in sys.argv[1:])])
 
 
-def save(report: Report, path: Path) -> None:
-    """Write the report as JSON."""
-    about = {"name": report.name, "date": time.strftime("%Y-%m-%d"), "machine": machine(), "command": command()}
+def save(report: Report, path: Path, *, took_s: float) -> None:
+    """Write the report as JSON. took_s: how long the run took, in seconds."""
+    about = {
+        "name": report.name,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "command": command(),
+        "took_s": round(took_s),
+    }
     body = about | {"figures": dict(report.figures), "goals": [asdict(goal) for goal in report.goals]}
     path.write_text(json.dumps(body, indent=1) + "\n")
 
@@ -114,9 +120,11 @@ def main(
     describe(parser)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the report here too")
     options = parser.parse_args()
+    began = time.monotonic()
     report = run(options)
+    took_s = time.monotonic() - began
     print()
     show_goals(report.goals)
     if options.json:
-        save(report, options.json)
+        save(report, options.json, took_s=took_s)
     sys.exit(0 if report.met else 2)

@@ -13,7 +13,7 @@ import pytest
 
 from baselines.recording import read_latency_csv
 from baselines.slowdown import RegressionPolicy
-from benchmarks.detection_recorded import Trace, logarithms, outcome, read, replay, traces
+from benchmarks.detection_recorded import Trace, logarithms, outcome, read, replay, run_on, traces
 from benchmarks.detection_rules import RULES
 from benchmarks.regression_recorder import (
     BASELINE,
@@ -67,6 +67,22 @@ def test_a_recording_is_what_it_says(trace: Trace) -> None:
     assert trace.onset is None or ONSET[0] <= trace.onset - BASELINE <= ONSET[1]
     plan = PLANS[trace.seed]
     assert (plan.host, plan.change, plan.tuning) == (trace.host, trace.change, trace.tuning)
+
+
+def test_a_recording_of_ones_own_is_judged_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Bursts are named by their time there; of a file that is too short it is said how much is missing."""
+    lines = gunzip(FOLDER / "09.csv.gz")
+    named = [
+        lines[0],
+        *(",".join([*c[:4], f"17000{c[4]}.25", *c[5:]]) for c in (line.split(",") for line in lines[1:])),
+    ]
+    whole, short = tmp_path / "whole.csv", tmp_path / "short.csv"
+    whole.write_text("\n".join(named))
+    short.write_text("\n".join(named[:101]))
+    assert run_on([whole]).figures["recordings"][0][:3] == ("whole.csv", BASELINE + JUDGED, 0)
+    assert "Mann-Whitney" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="10 bursts; 60 are the baseline"):
+        run_on([short])
 
 
 def test_the_recordings_stay_small() -> None:
