@@ -65,6 +65,9 @@ memory_samples = Table(
     Column("trimmed_bytes", Integer),
     Column("agent", String),
     Column("available_bytes", Integer),
+    Column("active_bytes", Integer),
+    Column("recompiles", Integer),
+    Column("model_load_s", Float),
     Index("ix_memory_samples_target_life_at", "target", "life", "at"),
     Index("ix_memory_samples_target_slot", "target", "slot"),  # ends in the id, as every index of SQLite
     Index("ix_memory_samples_at", "at"),

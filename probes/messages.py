@@ -253,8 +253,9 @@ class MemorySample:
 
     Where an agent reports it, of all devices together: allocated_bytes, reserved_bytes of torch's allocator;
     inactive_split_bytes, free pieces of blocks in use, which is what fragmentation leaves; private_pool_bytes, reserved
-    by CUDA graphs; alloc_retries and ooms since the start. requests: begun since the start; in_flight: not ended yet;
-    shapes: different shapes of input so far; trimmed_bytes: what a trim right before this sample gave back.
+    by CUDA graphs; active_bytes, allocated and freed but still waited for; alloc_retries and ooms since the start;
+    recompiles of torch.compile; model_load_s: how long loading took. requests: begun since the start; in_flight: not
+    ended yet; shapes: different shapes of input so far; trimmed_bytes: what a trim right before this sample gave back.
     agent: "good", or why its word is missing (`agent.AgentFault`); None when none is asked.
     """
 
@@ -286,6 +287,9 @@ class MemorySample:
     trimmed_bytes: int | None = None
     agent: str | None = None
     available_bytes: int | None = None
+    active_bytes: int | None = None
+    recompiles: int | None = None
+    model_load_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -154,4 +154,7 @@ def with_reading(sample: MemorySample, reading: Reading) -> MemorySample:
         requests=said.requests,
         in_flight=said.in_flight,
         shapes=said.shapes,
+        active_bytes=said.active_bytes,
+        recompiles=said.recompiles,
+        model_load_s=said.model_load_s,
     )

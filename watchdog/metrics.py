@@ -21,8 +21,20 @@ from watchdog.series import AbsentGauge, Series, TargetGauges, begin, end
 
 LATENCY_BUCKETS_S = tuple(0.001 * 2 ** (i / 2) for i in range(28))  # 1 ms to 11.6 s in steps of 41 %
 LATENESS_BUCKETS_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30)
-MEMORY_KINDS = ("host_anon", "cgroup", "gpu_used", "device_used", "allocated", "reserved", "capacity", "gpu_capacity")
-WORKER_FIGURES = {"fds": "Open file descriptors.", "fd_limit": "How many there may be.", "threads": "Threads."}
+MEMORY_KINDS = (
+    *("host_anon", "cgroup", "gpu_used", "device_used", "capacity", "gpu_capacity"),
+    *("allocated", "reserved", "active", "inactive_split", "private_pool"),
+)
+WORKER_FIGURES = {
+    "fds": "Open file descriptors.",
+    "fd_limit": "How many there may be.",
+    "threads": "Threads.",
+    "in_flight": "Requests that have begun and not ended, as its agent says.",
+    "shapes": "Different shapes of input since its start, as its agent says.",
+    "recompiles": "Recompilations by torch.compile since its start, as its agent says.",
+    "alloc_retries": "Allocations on the GPU that torch had to free its cache for since the worker's start.",
+    "ooms": "Allocations on the GPU that failed for want of memory since the worker's start.",
+}
 RECYCLE_REASONS = (
     *(Reason.TIMEOUT, Reason.REFUSED, Reason.CONNECTION_FAILED, Reason.SERVER_ERROR),
     *(Reason.NOT_READABLE, Reason.WRONG_TEXT, Reason.WRONG_SHAPE, Reason.NOT_FINITE, Reason.DRIFTED),
@@ -259,6 +271,8 @@ class Metrics:
                 self._gauges.set(self.memory, (target, str(sample.slot), kind), getattr(sample, f"{kind}_bytes"))
             for name, gauge in self.worker.items():
                 self._gauges.set(gauge, (target, str(sample.slot)), getattr(sample, name))
+        if loads := [sample.model_load_s for sample in samples if sample.model_load_s is not None]:
+            self._gauges.set(self.model_load, (target,), max(loads))
 
     def observe_gpu(self, sample: GpuSample) -> None:
         """Count what happened to a target's devices since the sample before."""
