@@ -212,8 +212,8 @@ class Channel:
     def _agrees(scale: _Scale, least: float) -> bool:
         """A longer window says more, and no more of the luck that made a shorter one alarm, if it is all leak."""
         early, late = (slope.estimate for slope in scale.slope(halves=True))
-        (whole,) = scale.slope()
-        return min(early, late) > 0 and AGREE <= late / early <= 1 / AGREE and whole.estimate >= least and whole.low > 0
+        whole = scale.slope()[0].estimate
+        return min(early, late) > 0 and AGREE <= late / early <= 1 / AGREE and whole >= least
 
     def _measure(self, number: int) -> Growth:
         scale = self._scales[number]
