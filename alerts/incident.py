@@ -302,7 +302,8 @@ def _go_on_firing(incident: Incident, verdict: Verdict, *, now: float, muted: bo
         return Step(incident=recorded, effects=recycle, why=StepReason.STILL_FIRING)
     recorded = replace(recorded, acked_by=None)  # what was acknowledged was less than this
     if verdict.check is Check.LATENCY and verdict.since is not None:
-        recorded = replace(recorded, since=verdict.since)  # the machine's slowdown hid this one, which began later
+        # The machine's slowdown hid this one, which began later. (Of a failed request `since` is its own time.)
+        recorded = replace(recorded, since=verdict.since)
     if muted:
         return Step(incident=recorded, effects=recycle, why=StepReason.ESCALATED)
     return _tell(replace(recorded, told_at=now), Event.FIRING, StepReason.ESCALATED, *recycle)

@@ -20,6 +20,12 @@ from probes.reading import AgentFault
 __all__ = ["folder"]
 
 ATTACH = "import os, sys, time\nfrom watchdog_agent.attach import attach\n"
+LISTENS = (  # in a child script: until its agent can be asked, and not for ever
+    "deadline = time.monotonic() + 20\n"
+    "while agent.address is None:\n"
+    "    assert time.monotonic() < deadline, agent.problem\n"
+    "    time.sleep(0.01)\n"
+)
 REST = "print('ready', flush=True)\nsys.stdin.read()\n"
 
 
@@ -133,7 +139,7 @@ def test_other_pythons(folder: Path, python: str) -> None:
     code = (
         ATTACH + "import warnings\n"
         "if sys.version_info >= (3, 13): warnings.simplefilter('ignore', DeprecationWarning)\n"
-        "agent = attach(folder=sys.argv[1])\nwhile agent.address is None: time.sleep(0.01)\npid = os.fork()\n"
+        "agent = attach(folder=sys.argv[1])\n" + LISTENS + "pid = os.fork()\n"
         "if pid == 0:\n    sys.stdin.read()\n    os._exit(0)\n" + REST
     )
     with script(code, str(folder), python=found) as process:
@@ -202,9 +208,7 @@ def test_a_host_that_closes_descriptors_keeps_its_own(folder: Path) -> None:
     """What was opened under the same numbers since is not touched, and the agent comes back (a minute at most)."""
     code = (
         ATTACH + "import watchdog_agent.attach as a\na.LOOK_S = 0.2\n"
-        "agent = attach(folder=sys.argv[1])\n"
-        "while agent.address is None: time.sleep(0.01)\n"
-        "os.closerange(3, 64)\n"
+        "agent = attach(folder=sys.argv[1])\n" + LISTENS + "os.closerange(3, 64)\n"
         "held = [os.open('/etc/hostname' if i % 2 else '/dev/null', os.O_RDONLY) for i in range(20)]\n"
         "before = [os.fstat(fd) for fd in held]\n"
         "print('ready', flush=True)\nsys.stdin.readline()\n"
@@ -346,8 +350,7 @@ def _switches(thread: Path) -> str:
 
 def test_where_it_listens_by_default(folder: Path) -> None:
     """$WATCHDOG_AGENT_DIR, else the user's runtime folder, else one in /tmp that only this user may enter."""
-    code = ATTACH + "agent = attach()\nwhile agent.address is None: time.sleep(0.01)\nprint(agent.address, flush=True)"
-    code += "\nsys.stdin.read()\n"
+    code = ATTACH + "agent = attach()\n" + LISTENS + "print(agent.address, flush=True)\nsys.stdin.read()\n"
     for env, start in (
         ({"WATCHDOG_AGENT_DIR": str(folder / "a"), "XDG_RUNTIME_DIR": "/nowhere"}, folder / "a"),
         ({"XDG_RUNTIME_DIR": str(folder)}, folder / "inference-watchdog"),

@@ -99,6 +99,14 @@ def test_capacity_is_the_smallest_limit_above_the_process(
     assert host.capacity_bytes(host.memory_cgroup(7)) == capacity
 
 
+def test_what_the_machine_can_still_give(host: Host) -> None:
+    """The kernel's estimate; a kernel that has none, or no /proc at all, says nothing."""
+    assert host.available_bytes() is None
+    write(host.proc, {"meminfo": "MemTotal:  1048576 kB\nMemFree: 1 kB\nMemAvailable:   2048 kB\n"})
+    assert host.available_bytes() == 2048 * 1024
+    assert Host(proc=host.proc / "nowhere").available_bytes() is None
+
+
 CACHE = "inactive_anon 1\ninactive_file 3000\nactive_file 50\n"
 V1_CACHE = "inactive_file 5\nhierarchical_memory_limit 9223372036854771712\ntotal_inactive_file 3000\n"
 

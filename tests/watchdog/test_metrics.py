@@ -231,6 +231,18 @@ def test_what_a_worker_holds_besides_memory_is_told() -> None:
     assert "watchdog_worker_fd_limit" not in found
 
 
+def test_what_the_agents_say_is_told() -> None:
+    """Of each worker; of the model, how long the slowest took to load it."""
+    metrics = make_metrics()
+    said = {"active_bytes": 8, "in_flight": 2, "shapes": 5, "recompiles": 3, "alloc_retries": 4, "ooms": 1}
+    metrics.observe_memory("api", [make_memory(0, model_load_s=2.0, **said), make_memory(1, model_load_s=3.5)])
+    found, slot = read(metrics), labelled(target="api", slot="0")
+    assert found["watchdog_memory_bytes"] == {labelled(target="api", slot="0", kind="active"): 8}
+    for name in ("in_flight", "shapes", "recompiles", "alloc_retries", "ooms"):
+        assert found[f"watchdog_worker_{name}"] == {slot: said[name]}
+    assert found["watchdog_model_load_seconds"] == {labelled(target="api"): 3.5}
+
+
 @pytest.mark.parametrize("left", [[], [make_memory(0, fds=3, host_anon_bytes=5)]], ids=["no worker", "one worker"])
 def test_worker_that_is_gone_has_no_lines(left: list[MemorySample]) -> None:
     """A slot without a worker takes its memory, its descriptors, its slope and its forecast with it."""
