@@ -25,6 +25,7 @@ from watchdog.demo import server as server_module
 pytestmark = pytest.mark.slow
 
 START_S, STOP_S = 60.0, 20.0
+NO_KEEP_ALIVE = httpx.Limits(max_keepalive_connections=0)
 TOKENS = list(range(24))
 
 
@@ -50,7 +51,10 @@ def running_server(folder: Path) -> Iterator[Running]:
     with ExitStack() as stack:
         process = stack.enter_context(subprocess.Popen(command))
         stack.callback(process.kill)
-        client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0, trust_env=False))
+        # A connection for each request: uvicorn overlooks one made just while it closes its socket, and serves it on
+        client = stack.enter_context(
+            httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=10.0, trust_env=False, limits=NO_KEEP_ALIVE)
+        )
         deadline = time.monotonic() + START_S
         while not _answers(client):
             assert process.poll() is None, f"the server ended with {process.returncode}"
