@@ -7,9 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from baselines.database import Database, open_database
 from watchdog.migrations.migrate import bring_up_to_date
+
+# A deadline for an example is a bet on the machine.
+settings.register_profile("patient", settings.get_profile(settings.get_current_profile_name()), deadline=None)
+settings.load_profile("patient")
 
 
 def _opened(folder: Path) -> Iterator[Database]:

@@ -30,12 +30,16 @@ def build_stub(folder: Path, *without: str) -> Path:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """One call into the library. at_s: on the monotonic clock. device: "0", "0.1" for a MIG device, "-" for none."""
+    """One call into the library. at_s: on the monotonic clock. device: "0", "0.1" for a MIG device, "-" for none.
+
+    hangs: it did not return, or not before the scenario had changed.
+    """
 
     at_s: float
     pid: int
     function: str
     device: str
+    hangs: bool
 
 
 class Driver:
@@ -63,5 +67,8 @@ class Driver:
         if not self._calls.exists():
             return []
         rows = (line.split() for line in self._calls.read_text().splitlines())
-        made = [Call(at_s=int(at) / 1e9, pid=int(pid), function=name, device=on) for at, pid, name, on in rows]
+        made = [
+            Call(at_s=int(at) / 1e9, pid=int(pid), function=name, device=on, hangs=hangs == "hangs")
+            for at, pid, name, on, hangs in rows
+        ]
         return [c for c in made if function in ("", c.function) and device in ("", c.device)]

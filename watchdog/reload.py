@@ -111,12 +111,12 @@ class Reload:
             return
         before, change = self._watch, compare(self._watch, after)
         if change == Change() and before.config == after.config:
-            log.info("configuration read: it is the one in use")
             self._note_result(ok=True)
+            log.info("configuration read: it is the one in use")
         elif self._exchange(before, after, change):
             self._watch = after
-            log.info("configuration taken up", **{key: names for key, names in asdict(change).items() if names})
             self._note_result(ok=True)
+            log.info("configuration taken up", **{key: names for key, names in asdict(change).items() if names})
             for target in (before.targets[name] for name in (*change.targets_changed, *change.targets_gone)):
                 self._close(target)
 

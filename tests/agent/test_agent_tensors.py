@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -18,7 +18,6 @@ from probes.expectation import summarise as summarise_with_numpy
 from watchdog_agent.tensors import build_inputs, describe_inputs, first_tensor, summarise
 
 
-@settings(deadline=None)
 @given(
     hnp.arrays(
         st.sampled_from([np.float32, np.float64, np.int64, np.uint8]),

@@ -215,8 +215,8 @@ def test_a_host_that_closes_descriptors_keeps_its_own(folder: Path) -> None:
         "assert [os.fstat(fd) for fd in held] == before\nprint('kept', flush=True)\nsys.stdin.read()\n"
     )
     with script(code, str(folder)) as process:
-        old = {path.stat().st_ino for path in folder.iterdir()}
-        wait_for(lambda: {path.stat().st_ino for path in folder.iterdir()} - old, "a new socket")
+        old = {entry.inode() for entry in os.scandir(folder)}
+        wait_for(lambda: {entry.inode() for entry in os.scandir(folder)} - old, "a new socket")
         answer_of(folder, life(process.pid))
         assert process.stdin is not None
         assert process.stdout is not None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import pytest
 from agent_stage import ROOT, answer_of, children_of, client, folder, life, started, wait_for
 from builders import leave_out
+from ports import free_port
 
 from probes.canary.provenance import read_life
 from probes.messages import Life
@@ -75,11 +75,6 @@ def predict():
     with watching():
         return os.getpid()
 """
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -110,6 +110,7 @@ def test_an_older_agent_costs_nothing(folder: Path) -> None:
 def test_what_torch_raises_is_a_refusal(folder: Path) -> None:
     """The host sees nothing of it, and the next run may work."""
     with attached(folder) as (process, worker):
+        assert seconds(folder, worker) > 0  # the first run takes longer: it sets things up
         tell(process, "real = torch.mm")
         tell(process, "torch.mm = lambda *a, **k: 1 / 0")
         reading = run(folder, worker)

@@ -6,13 +6,13 @@ import hashlib
 import hmac
 import json
 import logging
-import socket
 import traceback
 from dataclasses import replace
 from email.utils import formatdate
 
 import httpx
 import pytest
+from ports import free_port
 
 from alerts.incident import Event
 from alerts.message import slack_payload, trial_message, webhook_payload
@@ -110,9 +110,7 @@ class TestAnswers:
 
     def test_nobody_listening_is_temporary(self, kind, transport) -> None:
         """Receivers are restarted, too."""
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            url = f"http://127.0.0.1:{listener.getsockname()[1]}/hook"
+        url = f"http://127.0.0.1:{free_port()}/hook"
         assert not failure(a_notifier(kind, url, transport)).permanent
 
     @pytest.mark.parametrize("url", ["ftp://127.0.0.1/x", "127.0.0.1/x", "http://[::1/x", f"http://{'a' * 70}/x"])

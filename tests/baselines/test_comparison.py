@@ -85,7 +85,7 @@ def test_the_advice_is_the_root_of_n_rule() -> None:
     assert _more_bursts([ratio, Ratio(estimate=1.0, low=0.9, high=1.1)], 1.2, 10, 40) == 150
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.6, 2.0), st.floats(0.01, 100.0))
 def test_answer_does_not_depend_on_the_unit(ratio: float, factor: float) -> None:
     """Milliseconds or seconds, the answer is the same."""
@@ -94,7 +94,7 @@ def test_answer_does_not_depend_on_the_unit(ratio: float, factor: float) -> None
     assert compare(*rescaled, threshold=0.2).answer is compare(new, active, threshold=0.2).answer
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0.5, 3.0), st.floats(1.001, 2.0))
 def test_slower_stays_slower_when_it_gets_worse(ratio: float, worse: float) -> None:
     """Order: not slower, undecided, slower. A slower candidate never moves towards not slower."""

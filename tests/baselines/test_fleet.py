@@ -318,7 +318,7 @@ def in_order(bursts: Mapping[str, list[Burst]], order: list[str]) -> Group:
     return {name: bursts[name] for name in order}
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RATIOS, st.randoms(use_true_random=False))
 def test_order_of_the_targets_is_irrelevant(ratios: list[float], random: object) -> None:
     """Nobody's verdict depends on who stands first in the configuration."""
@@ -329,7 +329,7 @@ def test_order_of_the_targets_is_irrelevant(ratios: list[float], random: object)
         assert judge(bursts, name) == judge(in_order(bursts, order), name)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RATIOS, st.floats(1e-3, 1e3))
 def test_verdict_does_not_depend_on_the_unit(ratios: list[float], factor: float) -> None:
     """All latencies of the group times a constant change no word of it."""
@@ -339,7 +339,7 @@ def test_verdict_does_not_depend_on_the_unit(ratios: list[float], factor: float)
     assert scaled.evidence["ratio"] == pytest.approx(plain.evidence["ratio"])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RATIOS, st.floats(1.0, 3.0))
 def test_slower_replica_never_turns_from_worse_to_ok(ratios: list[float], slower: float) -> None:
     """The more it lags, the more it is named; its peers are named no more for it."""

@@ -28,7 +28,7 @@ from baselines.quantiles import quantile
 LATENCY = st.floats(1e-3, 10.0)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(LATENCY, min_size=1, max_size=9), st.integers(1, 9))
 def test_lowest_is_the_mean_minimum_of_all_choices(latencies: list[float], depth: int) -> None:
     """Over every subset of that many requests; None with fewer of them."""

@@ -279,7 +279,7 @@ def test_windows_of_seconds_work_the_same() -> None:
     assert judge(leaking[:6], policy).reason is Reason.WARMING_UP
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(-8, 8), st.floats(0.3, 10.0), st.integers(0, 20))
 def test_verdict_does_not_depend_on_the_unit_of_time(power: int, rate: float, seed: int) -> None:
     """Stretching the clock, the policy and the slope together changes no word of the verdict."""

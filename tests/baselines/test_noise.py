@@ -133,7 +133,7 @@ def test_levels_are_medians_of_the_last_seven() -> None:
     assert levels(values).tolist() == [float(np.median(padded[i : i + LEVEL_SPAN])) for i in range(30)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(sorted(NOISE)), st.integers(1, 12), st.integers(1, 12), st.floats(1e-4, 1e4), st.integers(0, 99))
 def test_every_figure_is_finite_and_moves_with_the_unit(
     kind: str, bursts: int, size: int, factor: float, seed: int

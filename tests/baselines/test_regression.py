@@ -262,7 +262,7 @@ def test_controls_may_be_missing_on_either_side(known: int) -> None:
         assert letters(follow(mixed, baseline))[-4:] == "WWWW"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.floats(0.7, 2.0), st.floats(1e-3, 1e3), st.integers(3, 12))
 @example(1.3, 1000.0, 6)
 def test_verdict_does_not_depend_on_the_unit(ratio: float, factor: float, count: int) -> None:
@@ -278,7 +278,7 @@ def test_verdict_does_not_depend_on_the_unit(ratio: float, factor: float, count:
     assert scaled[-1].evidence["ratio"] == pytest.approx(plain[-1].evidence["ratio"])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 1000), st.floats(1.0, 1.6), st.floats(1.0, 2.0), st.sampled_from([0.03, 0.1]))
 def test_a_larger_step_is_never_found_later(seed: int, ratio: float, more: float, sd: float) -> None:
     """On the same noise."""

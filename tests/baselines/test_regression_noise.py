@@ -48,7 +48,7 @@ def test_thirty_percent_is_found_in_every_noise(name: str) -> None:
     assert abs(since - bursts[40].at) <= 120
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.sampled_from(sorted(NOISE)), st.integers(0, 99), st.integers(1, 119), st.sampled_from([1.0, 1.2, 1.5]))
 def test_a_restart_is_no_restart(name: str, seed: int, at: int, ratio: float) -> None:
     """Built anew from what is kept it says of all later bursts what it would have said."""

@@ -57,7 +57,7 @@ trips = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)  # a real file, on a machine that may be busy
+@settings(max_examples=60)  # a real file, on a machine that may be busy
 @given(trips=trips)
 def test_each_request_counts_once_whatever_is_pruned_and_however_the_clock_jumps(
     scratch: Database, trips: list[tuple[int, list[Outcome], float, bool]]
@@ -211,7 +211,7 @@ class TestMemory:
             MemoryRollup(**about, life="8@2", begin=HOUR + HOUR_S, host_anon_bytes=Span(low=2, high=2, last=2)),
         ]
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(figures=st.lists(st.tuples(st.none() | st.integers(0, 2**60), st.integers(1, 3)), min_size=1, max_size=9))
     def test_any_figures_in_any_batches(self, scratch: Database, figures: list[tuple[int | None, int]]) -> None:
         """Against Python's own min and max; in one batch or in several."""

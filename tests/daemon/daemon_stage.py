@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+from ports import free_port
 
 TOY_SERVER = Path(__file__).with_name("toy_server.py")
 DEADLINE_S = 40.0
@@ -32,12 +32,6 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = DEADL
             return value
         threading.Event().wait(0.05)
     pytest.fail(f"not within {timeout_s:g} s: {what}")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass

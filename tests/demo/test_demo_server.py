@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 import pytest
+from ports import free_port
 
 pytest.importorskip("torch", reason="the demo's server needs the extra [demo]")
 
@@ -44,8 +44,7 @@ class Running:
 
 @contextmanager
 def running_server(folder: Path) -> Iterator[Running]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = listener.getsockname()[1]
+    port = free_port()
     pid_file = folder / "server.pid"
     command = [sys.executable, server_module.__file__, "--port", str(port), "--seed", "7", "--pid-file", str(pid_file)]
     with ExitStack() as stack:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import shlex
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from ports import free_port
 
 from probes.expectation import Expectation, check_body
 from probes.messages import Outcome
@@ -54,8 +54,7 @@ def example(request: pytest.FixtureRequest) -> Iterator[Example]:
     (canary,) = target.canary
     assert isinstance(canary, HttpCanarySection)
     written_port = str(httpx.URL(canary.url).port)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port = str(listener.getsockname()[1])
+    port = str(free_port())
     command, *arguments = _run_line(ROOT / "examples" / f"{request.param}_server.py")
     assert written_port in arguments, "server and configuration must name the same port"
     arguments = [port if argument == written_port else argument for argument in arguments]

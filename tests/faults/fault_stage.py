@@ -22,7 +22,7 @@ ENOUGH_RUNS = 120  # for a p99 that is not the one worst of a few
 
 METRONOME = """
 import queue, sys, threading, time
-late, due, over, handed = [], time.monotonic(), threading.Event(), queue.SimpleQueue()
+late, due, over, handed, paused = [], time.monotonic(), threading.Event(), queue.SimpleQueue(), 0.0
 
 def take():
     while (at := handed.get()) is not None:
@@ -32,30 +32,41 @@ taker = threading.Thread(target=take)
 taker.start()
 threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
 while not over.is_set():
-    due = max(due, time.monotonic() - 0.02) + 0.02
-    time.sleep(max(0.0, due - time.monotonic()))
+    slept, due = time.monotonic(), due + 0.02
+    time.sleep(max(0.0, due - slept))
+    overslept = time.monotonic() - max(due, slept)
+    paused += overslept if overslept > 0.1 else 0.0
     handed.put(due)
 handed.put(None)
 taker.join()
 late.sort()
-print(late[int(0.99 * (len(late) - 1))])
+print(late[int(0.99 * (len(late) - 1))], paused)
 """
 
 
+@dataclass
+class Machine:
+    """What a process saw that only sleeps: the p99 of being late, and the seconds of all pauses above 0.1 s."""
+
+    p99_s: float = 0.0
+    paused_s: float = 0.0
+
+
 @contextmanager
-def metronome() -> Iterator[list[float]]:
-    """A process that sleeps to a rhythm while the block runs; afterwards the list holds its own p99 of being late.
+def metronome() -> Iterator[Machine]:
+    """A process that sleeps to a rhythm while the block runs; what came of it is known afterwards.
 
     One thread wakes up and hands over to another, as any schedule does. Nothing else: its lateness is the machine's.
+    Of a pause each wake-up that fell into it counts, by its own lateness.
     """
     child = subprocess.Popen(
         [sys.executable, "-c", METRONOME], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    p99_s: list[float] = []
+    machine = Machine()
     try:
-        yield p99_s
+        yield machine
         said, _ = child.communicate(timeout=20)
-        p99_s.append(float(said))
+        machine.p99_s, machine.paused_s = map(float, said.split())
     finally:
         if child.poll() is None:
             child.kill()
@@ -93,6 +104,10 @@ class FaultStage(Stage):
         found: dict[str, Any] = answer.json()
         return found | {"status": answer.status_code}
 
+    def notes(self) -> list[str]:
+        """Those of /healthz, but for the one that a pause of the machine makes: that probes were late."""
+        return [note for note in self.health()["notes"] if not note.startswith("of the probes of the last minute")]
+
     def lateness(self) -> dict[float, float]:
         """Cumulative counts of the lateness histogram by upper bound."""
         return {float(dict(labels)["le"]): v for (name, labels), v in self.metrics().items() if name == LATENESS}
@@ -113,7 +128,7 @@ auto_baseline = false
 url = "http://127.0.0.1:{port}/predict"
 json = [1]
 interval = "100ms"
-timeout = "1s"
+timeout = "5s"
 max_busy = 1.0
 burst = 1
 warmup = 0
@@ -131,14 +146,14 @@ json_path = "numbers"
         """
         before = self.lateness()
         infinite = float("inf")
-        with metronome() as control:
+        with metronome() as machine:
             yield
             enough = before[infinite] + ENOUGH_RUNS
             wait_until(lambda: self.lateness()[infinite] >= enough, "enough probes to speak of a p99")
         after = self.lateness()
         p99_s = quantile({bound: after[bound] - before[bound] for bound in after}, 0.99)
-        assert p99_s <= LATENESS_GOAL_S + control[0], (
-            f"p99 {p99_s:.3f} s; a process that only sleeps: {control[0]:.3f} s"
+        assert p99_s <= LATENESS_GOAL_S + machine.p99_s, (
+            f"p99 {p99_s:.3f} s; a process that only sleeps: {machine.p99_s:.3f} s"
         )
 
     def count(self, where: str = "1") -> int:

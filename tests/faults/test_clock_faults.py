@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 from builders import leave_out
-from daemon_stage import Webhook, free_port, wait_until
+from daemon_stage import Webhook, wait_until
 from fault_stage import FaultStage
+from ports import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -85,7 +85,7 @@ def test_it_is_said_until_the_file_is_moved_away(watching: FaultStage) -> None:
     assert str(kept) in watching.health()["notes"][0]
     assert str(kept) in watching.run("status").stderr
     kept.rename(watching.folder / "elsewhere.db")
-    assert watching.health()["notes"] == []
+    assert watching.notes() == []
 
 
 def test_what_a_newer_version_wrote_is_never_moved(watching: FaultStage) -> None:

@@ -12,8 +12,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from builders import Clock, make_incident
-from daemon_stage import Webhook, free_port, receiving, wait_until
+from daemon_stage import Webhook, receiving, wait_until
 from fault_stage import FaultStage
+from ports import free_port
 
 from alerts import delivery_store
 from alerts.delivery_store import DeliveryState

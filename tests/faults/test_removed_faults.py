@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from daemon_stage import Webhook, free_port, receiving, wait_until
+from daemon_stage import Webhook, receiving, wait_until
 from fault_stage import FaultStage
+from ports import free_port
 
 pytestmark = pytest.mark.slow
 

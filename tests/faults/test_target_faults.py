@@ -114,7 +114,10 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zoo]:
             "tls garbage": stack.enter_context(talking_tls(os.urandom(4096))),
             "tls silent": stack.enter_context(talking_tls(b"")),
         }
-        sick = [target(name, urls.get(way) or server.url(way)) for name, (way, *_) in FAULTS.items()]
+        sick = [
+            target(name, urls.get(way) or server.url(way), timeout="1s" if outcome == "timeout" else "5s")
+            for name, (way, outcome, _) in FAULTS.items()
+        ]
         stage.write_config(*sick, stage.beats())
         yield Zoo(stage, stage.start_daemon())
 

@@ -17,7 +17,7 @@ from probes.answer import parse_path
 from probes.expectation import Expectation, check_body, check_output, summarise
 from probes.messages import Outcome, Output
 
-many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 
 ODD_NUMBERS = [
     "NaN",

@@ -23,7 +23,7 @@ from watchdog.spelling import parse_bytes, parse_duration, resolve_secret
 
 EXAMPLE = Path(__file__).parents[2] / "config.example.toml"
 PLANTED = "pl4nted-s3cret"
-many = settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=400, suppress_health_check=[HealthCheck.too_slow])
 
 WHOLE: dict[str, Any] = {
     "store": {"url": "sqlite:///watchdog.db", "max_rows": 5000},

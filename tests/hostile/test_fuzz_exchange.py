@@ -23,7 +23,6 @@ from probes.messages import Burst, Outcome
 TIMEOUT_S = 0.5
 many = settings(
     max_examples=250,
-    deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 

@@ -27,7 +27,7 @@ def line_of(name: str, labels: dict[str, str], value: str) -> str:
     return f"{name}{{{inside}}} {value}" if labels else f"{name} {value}"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(rows=st.lists(st.tuples(names, pairs, values), max_size=8), wanted=pairs)
 def test_the_sum_is_that_of_prometheus_own_parser(
     rows: list[tuple[str, dict[str, str], str]], wanted: dict[str, str]
@@ -47,7 +47,7 @@ def test_the_sum_is_that_of_prometheus_own_parser(
         assert found == pytest.approx(sum(matching))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(labels=pairs)
 def test_a_selector_is_read_as_it_was_written(labels: dict[str, str]) -> None:
     """Label values may hold anything."""
@@ -55,7 +55,7 @@ def test_a_selector_is_read_as_it_was_written(labels: dict[str, str]) -> None:
     assert parse_selector(text) == Selector(name="x:y", labels=frozenset(labels.items()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(page=st.one_of(st.text(), st.lists(st.sampled_from(list('x{}=,"\\ab1 .#\n\r\té')), max_size=60).map("".join)))
 @example(page="x{")
 @example(page='x{a="\\')

@@ -10,7 +10,7 @@ from benchmarks.fuzz import PARTS, SEEDS
 
 
 @pytest.mark.parametrize("part", PARTS)
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
 def test_any_bytes_break_no_part(part: str, data: st.DataObject) -> None:
     """Bytes alone, and what is nearly right with some bytes changed."""

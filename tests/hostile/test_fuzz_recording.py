@@ -17,7 +17,7 @@ from baselines.recording import ReplayError, read_latency_csv, read_memory_csv
 from baselines.replay import baseline_of, parse_rows, replay_latency, replay_memory
 from baselines.slowdown import RegressionPolicy
 
-many = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+many = settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 
 ODD_CELLS = [
     "",

@@ -47,9 +47,7 @@ STAND = Stand()
 schema = schemathesis.openapi.from_dict(document())
 schema.app = STAND
 
-bounded = settings(
-    max_examples=25, derandomize=True, deadline=None, database=None, suppress_health_check=list(HealthCheck)
-)
+bounded = settings(max_examples=25, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module", autouse=True)

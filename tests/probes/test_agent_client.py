@@ -213,15 +213,15 @@ def test_a_stopped_worker_costs_the_others_nothing(folder: Path) -> None:
         for stopped in (0, 2):
             stop(lives[stopped].pid)
         try:
-            client = AgentClient(AgentSpec(folder=folder, timeout_s=2.0), monotonic=lambda: time.monotonic() + clock[0])
+            client = AgentClient(AgentSpec(folder=folder, timeout_s=4.0), monotonic=lambda: time.monotonic() + clock[0])
             samples = [sample_of(life, slot) for slot, life in lives.items()]
             began = time.monotonic()
             assert [s.agent for s in client.complete(samples, lives)] == ["silent", "good", "silent", "good"]
-            assert time.monotonic() - began < 3.5, "two that hang take no longer than one"
+            assert time.monotonic() - began < 7.0, "two that hang take no longer than one"
             began = time.monotonic()
             again = client.complete(samples, lives)
             assert [s.agent for s in again] == ["silent", "good", "silent", "good"]
-            assert time.monotonic() - began < 1.5, "nobody waits for them again"
+            assert time.monotonic() - began < 3.5, "nobody waits for them again"
             assert [s.host_anon_bytes for s in again] == [7] * 4
         finally:
             for stopped in (0, 2):

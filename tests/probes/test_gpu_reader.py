@@ -580,22 +580,25 @@ def test_nothing_is_read_during_a_burst_on_the_device(driver: Driver, start: Ope
     wait_until(lambda: [c for c in driver.calls(device="0") if c.at_s > ended], "it is read again")
 
 
+def hang_a_reading(driver: Driver) -> None:
+    """From now on; until one hangs."""
+    before = sum(call.hangs for call in driver.calls())
+    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2\n")
+    wait_until(lambda: sum(call.hangs for call in driver.calls()) > before, "a reading is under way")
+
+
 def test_a_burst_waits_for_a_reading_that_is_under_way(driver: Driver, start: Open) -> None:
     """But not for one that hangs."""
     driver.set(TWO_GPUS)
     reader = start(Rhythm(memory_s=0.05, lists_s=0.05, deadline_s=20.0))
     read_anew(reader)
-    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2\n")
-    count = len(driver.calls("nvmlDeviceGetMemoryInfo_v2"))
-    wait_until(lambda: len(driver.calls("nvmlDeviceGetMemoryInfo_v2")) > count, "a reading is under way")
+    hang_a_reading(driver)
     began = time.monotonic()
     threading.Timer(0.15, driver.set, [TWO_GPUS]).start()
     with reader.burst(None):
         waited_s = time.monotonic() - began
     assert waited_s > 0.1
-    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2\n")
-    count = len(driver.calls("nvmlDeviceGetMemoryInfo_v2"))
-    wait_until(lambda: len(driver.calls("nvmlDeviceGetMemoryInfo_v2")) > count, "a reading is under way")
+    hang_a_reading(driver)
     began = time.monotonic()
     with reader.burst(None):
         assert time.monotonic() - began < 2.0

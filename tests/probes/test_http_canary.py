@@ -152,7 +152,7 @@ def test_a_timeout_in_the_middle_ends_the_burst(server: FaultServer) -> None:
 
 def test_answers_in_time_never_meet_the_deadline(server: FaultServer) -> None:
     """A burst that lasts several time-outs long is fine as long as each request is in time."""
-    burst = build(server.url("/slow?s=0.15"), plan={"timeout_s": 0.5}).burst(size=8)
+    burst = build(server.url("/slow?s=0.3"), plan={"timeout_s": 2.0}).burst(size=8)
     assert [s.outcome for s in burst.samples] == [Outcome.GOOD] * 8
     assert server.connections == 1
 

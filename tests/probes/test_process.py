@@ -9,7 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from builders import leave_out
+from ports import free_port
 
 from probes.canary.burst import CanaryPlan
 from probes.canary.http import HttpCanary
@@ -69,8 +70,9 @@ def children_of(pid: int) -> set[int]:
     found = set()
     for entry in Path("/proc").iterdir():
         life = life_of(int(entry.name)) if entry.name.isdecimal() else None
-        if life is not None and f"PPid:\t{pid}\n" in (entry / "status").read_text():
-            found.add(life.pid)
+        with suppress(OSError):  # it may end meanwhile
+            if life is not None and f"PPid:\t{pid}\n" in (entry / "status").read_text():
+                found.add(life.pid)
     return found
 
 
@@ -418,8 +420,7 @@ def test_workers_of_real_servers_are_found(tmp_path: Path, argv: list[str], work
         leave_out(f"{argv[0]} is not installed")
     (tmp_path / "asgi.py").write_text(ASGI)
     (tmp_path / "wsgi.py").write_text("def app(environ, start):\n    start('200 OK', [])\n    return [b'1']\n")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", *(word.format(port=port) for word in argv)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         try:

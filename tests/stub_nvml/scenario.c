@@ -33,7 +33,7 @@
  *   1+10/s    grows by 10 per second
  *
  * When NVML_STUB_CALLS names a file, each call leaves a line in it: nanoseconds of the monotonic clock, pid, function,
- * device. `build.sh FOLDER SYMBOL...` leaves functions out, as older drivers do. */
+ * device, "hangs" or "-". `build.sh FOLDER SYMBOL...` leaves functions out, as older drivers do. */
 
 #include "stub.h"
 
@@ -188,12 +188,13 @@ static int failure(struct call *call)
     return code;
 }
 
-static void record(struct call *call)
+static void record(struct call *call, int hangs)
 {
     const char *path = getenv("NVML_STUB_CALLS");
     FILE *file = path ? fopen(path, "a") : NULL;
     if (file) {
-        fprintf(file, "%lld %d %s %s\n", now(), (int)getpid(), call->function, call->device);
+        fprintf(file, "%lld %d %s %s %s\n", now(), (int)getpid(), call->function, call->device,
+                hangs ? "hangs" : "-");
         fclose(file);
     }
 }
@@ -208,7 +209,7 @@ struct call enter(const char *function, const void *handle, int has_handle)
         snprintf(call.device, sizeof call.device, "%u", call.index);
     else if (has_handle)
         snprintf(call.device, sizeof call.device, "%u.%u", call.index, call.slot);
-    record(&call);
+    record(&call, is_listed("hang", &call));
     while (is_listed("hang", &call))
         rest(20);
     call.code = failure(&call);

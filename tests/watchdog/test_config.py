@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
@@ -534,7 +534,6 @@ UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 UNITS_BYTES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
-@settings(deadline=None)
 @given(st.integers(0, 36500), st.sampled_from(sorted(UNITS_S)), st.sampled_from(["", " "]))
 def test_every_duration_means_what_it_says(number: int, unit: str, space: str) -> None:
     """Number and unit, with or without a space; and the number of seconds it stands for means the same."""
@@ -543,7 +542,6 @@ def test_every_duration_means_what_it_says(number: int, unit: str, space: str) -
     assert parse_duration(seconds) == seconds
 
 
-@settings(deadline=None)
 @given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from(sorted(UNITS_BYTES)))
 def test_every_size_means_what_it_says(whole: int, thousandths: int, unit: str) -> None:
     """Decimal and binary units, with fractions; and the number of bytes it stands for means the same."""
@@ -552,7 +550,6 @@ def test_every_size_means_what_it_says(whole: int, thousandths: int, unit: str) 
     assert parse_bytes(size) == size
 
 
-@settings(deadline=None)
 @given(st.text(max_size=8) | st.booleans() | st.none() | st.lists(st.integers()))
 def test_anything_else_is_a_value_error(value: object) -> None:
     """What is neither a number nor a spelling raises ValueError and nothing else."""

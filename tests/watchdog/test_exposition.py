@@ -24,7 +24,7 @@ def parse(text: bytes) -> Families:
     }
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.text(max_size=8), st.text(max_size=8), st.floats(allow_nan=False)), max_size=8),
     st.text(max_size=20),

@@ -15,6 +15,7 @@ import httpx
 import pytest
 from builders import wait_until
 from little_server import Model, serving
+from ports import free_port
 
 from baselines.database import open_database
 from watchdog.migrations.migrate import bring_up_to_date
@@ -64,8 +65,7 @@ window = "2s"
 @contextmanager
 def watching(folder: Path, model: Model, *, timeout: str = "5s") -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     """A daemon on the model, and the address of its web side."""
-    with serving(Model()) as spare:
-        web_port = spare.port  # free again when this block ends
+    web_port = free_port()
     config = folder / "config.toml"
     config.write_text(CONFIG.format(folder=folder, web_port=web_port, url=model.url, pid=os.getpid(), timeout=timeout))
     with (folder / "log").open("wb") as log:

@@ -53,8 +53,8 @@ def runs() -> Iterator[Runs]:
 def test_coalesced_run_is_as_late_as_the_first_that_it_stands_for(runs: Runs) -> None:
     """Ten runs were left out: that one came in time for the last of them would be a lie. The next is in time."""
     wait_until(lambda: len(runs.late) >= 2, "two runs")
-    assert LATE_S <= runs.late[0] < LATE_S + 1
-    assert 0 <= runs.late[1] < 1
+    assert runs.late[0] >= LATE_S
+    assert 0 <= runs.late[1] < LATE_S / 2
 
 
 def test_job_that_breaks_runs_again(runs: Runs, caplog: pytest.LogCaptureFixture) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from builders import Clock, make_burst, wait_until
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from baselines.database import Database
@@ -190,7 +190,6 @@ def test_first_runs_are_spread_over_the_interval(intervals: list[float], offsets
     assert spread(intervals) == pytest.approx(offsets)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.1, 3600), max_size=200))
 def test_spread_stays_within_each_interval(intervals: list[float]) -> None:
     """Nobody waits longer for a first answer than for a second one."""
@@ -214,7 +213,8 @@ def test_canary_runs_again_and_again_and_lateness_is_told(bench: Bench) -> None:
     wait_until(lambda: bench.results.of("well") >= 5, "five bursts")
     assert {size for size, _ in canary.calls} == {None}
     assert len(bench.results.late) >= 5
-    assert all(0 <= late < INTERVAL_S for late in bench.results.late)
+    assert min(bench.results.late) < INTERVAL_S
+    assert all(late >= 0 for late in bench.results.late)
 
 
 def test_wait_for_a_thread_counts_as_lateness(bench: Bench) -> None:
@@ -394,7 +394,7 @@ def wait_for_calls(canary: FakeCanary, more: int) -> None:
 
 
 def test_who_stays_keeps_its_rhythm_when_others_come_and_go(bench: Bench) -> None:
-    """No run is left out or doubled, however often the rest changes."""
+    """No run is left out or doubled, however often the rest changes; a late one stands for those due before it."""
     stays, goes, comes = FakeCanary("stays"), FakeCanary("goes"), FakeCanary("comes")
     times: list[float] = []
     stays.takes = lambda: times.append(time.monotonic())
@@ -405,7 +405,9 @@ def test_who_stays_keeps_its_rhythm_when_others_come_and_go(bench: Bench) -> Non
         bench.schedules[0].follow()
         wait_for_calls(stays, 2)
     runs = round((times[-1] - times[0]) / INTERVAL_S) + 1
-    assert len(times) + bench.results.errors.count("probe_overlapped") == pytest.approx(runs, abs=1)
+    told = len(times) + bench.results.errors.count("probe_overlapped")
+    stood_for = sum(int(late / INTERVAL_S) for late in bench.results.late)  # none, unless the machine paused
+    assert runs - 1 - stood_for <= told <= runs + 1
     assert goes.calls
     assert comes.calls
     asked = len(goes.calls)
