@@ -93,7 +93,8 @@ POLICIES: Mapping[Check, IncidentPolicy] = {
 class Incident:
     """One trouble of one (target, check, subject). Times are Unix seconds.
 
-    status: of the last verdict that counted. reason, cause, evidence, life: of the last bad one; level: the highest.
+    status: of the last verdict that counted. reason, cause, evidence, life: of the last bad one; once a leak is gone,
+    evidence is of the verdict that said so. level: the highest.
     since: when the trouble began, as the detector estimates it; opened_at: the first bad verdict.
     told_at: when people were last told; None while nobody was told of this firing.
     blamed: strikes in a row that blamed the model at a level that acts.
@@ -159,7 +160,7 @@ def step(
         return Step(incident=incident, why=StepReason.ALL_GOOD)
     if _is_about_another(incident, verdict, alive):
         return Step(incident=incident, why=StepReason.OTHER_LIFE)
-    return _take_good(incident, now=now, policy=policy)
+    return _take_good(incident, verdict, now=now, policy=policy)
 
 
 def remind(incident: Incident, *, now: float, policy: IncidentPolicy, muted: bool = False) -> Step:
@@ -219,7 +220,7 @@ def _is_about_another(incident: Incident, verdict: Verdict, alive: frozenset[str
     return verdict.life != incident.life and incident.life in alive
 
 
-def _take_good(incident: Incident, *, now: float, policy: IncidentPolicy) -> Step:
+def _take_good(incident: Incident, verdict: Verdict, *, now: float, policy: IncidentPolicy) -> Step:
     counted = replace(
         incident,
         status=Status.OK,
@@ -235,6 +236,8 @@ def _take_good(incident: Incident, *, now: float, policy: IncidentPolicy) -> Ste
         signal = Signal.GOOD if any(counted.strikes) else Signal.QUIET
     state = advance(incident.state, signal)
     if signal is Signal.ENOUGH_GOOD:
+        if verdict.reason is Reason.LEAK_GONE:  # how it is now, beside how it was
+            counted = replace(counted, evidence=dict(verdict.evidence))
         return _close(counted, state, now=now, why=StepReason.RECOVERED)
     why = StepReason.WENT_QUIET if signal is Signal.QUIET else StepReason.GOOD_COUNTED
     return Step(incident=replace(counted, state=state), why=why)

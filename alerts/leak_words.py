@@ -49,3 +49,15 @@ def say_appearance(evidence: Evidence) -> str:
     if not isinstance(slope, (int, float)) or not math.isfinite(slope):
         return ""
     return f"It appeared with version {version}: {before} grew by {say_size(slope)}/h."
+
+
+def say_gone(evidence: Evidence) -> str:
+    """How fast the worker before grew, and this one grows; empty while it is not known that the leak is gone."""
+    former, slope = (evidence.get(key) for key in ("former_slope_bytes_per_hour", "slope_bytes_per_hour"))
+    if not isinstance(former, (int, float)) or not isinstance(slope, (int, float)):
+        return ""
+    now, before = (
+        "" if version is None else f" (version {version})"
+        for version in (evidence.get("version"), evidence.get("former_version"))
+    )
+    return f"The worker before{before} grew by {say_size(former)}/h, this one{now} by {say_size(max(0.0, slope))}/h."

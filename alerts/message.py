@@ -15,7 +15,7 @@ from typing import Any
 from alerts.episode import INEFFECTIVE, GateReason, Outcome
 from alerts.incident import Event, Incident, StepReason
 from alerts.leak_words import SAID as SAID_OF_LEAKS
-from alerts.leak_words import say_appearance, say_kind
+from alerts.leak_words import say_appearance, say_gone, say_kind
 from alerts.magnitude import SAID, number, say_magnitude
 from alerts.wording import (
     CAUSES,
@@ -256,8 +256,8 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
         return f"CLOSED: {what} is no longer used", f"The target runs on another GPU now. {alert}"
     sentence = (
         f"{_check(incident)} of {what}: good {incident.good_in_a_row} times in a row. It lasted"
-        f" {say_duration(now - incident.since)}. {alert}"
-    )
+        f" {say_duration(now - incident.since)}. {say_gone(incident.evidence)} {alert}"
+    ).replace("  ", " ")
     recovery = RECOVERED_FROM.get(incident.reason, RECOVERIES[incident.check])
     return f"RESOLVED: {incident.target} {recovery}", sentence
 

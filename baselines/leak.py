@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from baselines.beside import Beside
-from baselines.channel import SCALES, Channel, Growth
+from baselines.channel import DAY_S, SCALES, Channel, Growth
 from baselines.figures import FIGURES, Figure, Room
 from baselines.growth import WINDOW
 from baselines.leak_kind import follows_shapes, kind_of
@@ -73,6 +73,7 @@ class LeakWatch:
         self._known_age_s: dict[str, float] = {}
         self._beside = Beside(policy.judge_every_s)
         self._history = SlopeHistory()
+        self._leaked: set[str] = set()  # figures that were called leaking in this life
 
     @property
     def age_s(self) -> float:
@@ -201,9 +202,8 @@ class LeakWatch:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES)
         evidence = {**evidence, **_evidence(figure, growth, room)}
         if not growth.leaking:
-            gone = self._history.gone(figure.name, growth.slope)
-            reason = Reason.LEAK_GONE if gone else Reason.STEADY
-            return replace(steady, reason=reason, evidence={**evidence, **gone})
+            return self._judge_after_leak(replace(steady, evidence=evidence), figure, growth)
+        self._leaked.add(figure.name)
         slopes = {name: other.slope.estimate for name, other in grown.items() if other is not None}
         kind = kind_of(
             figure.name,
@@ -226,6 +226,21 @@ class LeakWatch:
                 **self._history.appearance(figure.name, growth.scale, growth.slope),
             },
         )
+
+    def _judge_after_leak(self, steady: Verdict, figure: Figure, growth: Growth) -> Verdict:
+        """Steady; but while the life before leaked this figure, that is not enough to say that it is over.
+
+        It is gone when the statistics say so, under a load that is steady: at night a leak per request is slow. A life
+        that is a day old and was never called leaking is steady.
+        """
+        former = self._history.former
+        if former is None or former.figure != figure.name or figure.name in self._leaked:
+            return steady
+        if growth.firm and (gone := self._history.gone(figure.name, growth.slope)):
+            return replace(steady, reason=Reason.LEAK_GONE, evidence={**steady.evidence, **gone})
+        if self.age_s >= DAY_S:
+            return steady
+        return replace(steady, status=Status.UNKNOWN, reason=Reason.LEAK_NOT_RULED_OUT)
 
     @staticmethod
     def _is_large(used: float, room: Room | None, risen: float) -> bool:

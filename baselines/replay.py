@@ -18,6 +18,7 @@ from baselines.baseline import Baseline, NotReady, gather
 from baselines.leak import LeakPolicy, LeakWatch
 from baselines.recording import NAME, ReplayError, Request
 from baselines.regression import LatencyWatch
+from baselines.slopes import MAX_SLOPES, Former, SlopeHistory
 from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Check, Level, Status, Verdict
 from probes.facts import LOAD
@@ -166,15 +167,32 @@ def _judge_bursts(bursts: Iterable[Burst], baseline: Baseline | None, policy: Re
         yield watch.judge(now=burst.samples[-1].at)
 
 
-def _judge_points(points: Iterable[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:
+def _judge_points(points: Sequence[MemorySample], policy: LeakPolicy) -> Iterator[tuple[int, Verdict]]:
+    """As the daemon does: a new life takes over the slopes of those before it, and knows of a leak of the last one."""
+    ends = {point.life: row for row, point in enumerate(points)}
     watches: dict[str, LeakWatch] = {}
     due_at: dict[str, float] = {}
+    slopes: dict[str | None, dict[tuple[str, int], list[float]]] = {}
+    newest: dict[str | None, float] = {}
+    last_known: dict[int, Verdict] = {}  # of each slot
     for row, point in enumerate(points):
-        watch = watches.setdefault(point.life, LeakWatch(policy))
+        if point.life not in watches:
+            watches[point.life] = LeakWatch(policy)
+            before = last_known.get(point.slot)
+            former = Former.of(before) if before is not None and ends[str(before.life)] < row else None
+            watches[point.life].inherit(SlopeHistory.of(point.version, slopes, newest, former=former))
+        watch = watches[point.life]
         watch.take([point])
+        for key, fresh in watch.drain().items():
+            past = slopes.setdefault(watch.version, {})
+            past[key] = [*past.get(key, ()), *fresh][-MAX_SLOPES:]
+            newest[watch.version] = point.at
         if point.at >= due_at.get(point.life, -math.inf):
             due_at[point.life] = point.at + policy.judge_every_s
-            yield row, watch.judge(now=point.at)
+            verdict = watch.judge(now=point.at)
+            if verdict.status is not Status.UNKNOWN:
+                last_known[point.slot] = verdict
+            yield row, verdict
 
 
 def _report(judged: Iterable[tuple[int, Verdict]], *, rows: int) -> Iterator[Line]:

@@ -27,31 +27,11 @@ def add_slopes(connection: Connection, target: str, version: str | None, slopes:
 def slope_history(connection: Connection, target: str, version: str | None, *, subject: str, life: str) -> SlopeHistory:
     """What earlier lives of a target tell about this one. version: None when it is not known."""
     s = schema.memory_slopes
-    known: defaultdict[str, dict[tuple[str, int], list[float]]] = defaultdict(dict)
-    newest: dict[str, float] = {}
+    known: defaultdict[str | None, dict[tuple[str, int], list[float]]] = defaultdict(dict)
+    newest: dict[str | None, float] = {}
     for row in connection.execute(select(s).where(s.c.target == target)):
-        known[row.version][row.figure, row.scale] = row.slopes
-        newest[row.version] = max(row.at, newest.get(row.version, row.at))
-    others = sorted((v for v in known if v != (version or _NO_VERSION)), key=newest.__getitem__)
-    before = others[-1] if others else None
-    return SlopeHistory(
-        version=version,
-        own=known.get(version or _NO_VERSION, {}),
-        version_before=before or None,
-        before=known[before] if before else {},
-        former=_former(connection, target, subject, life),
-    )
-
-
-def _former(connection: Connection, target: str, subject: str, life: str) -> Former | None:
-    """The life that was last in this slot before; None when it did not leak at its end."""
-    verdict = verdict_store.last_of_former_life(connection, target, subject, life)
-    slope = None if verdict is None else verdict.evidence.get("slope_bytes_per_hour")
-    if verdict is None or not isinstance(slope, (int, float)) or verdict.evidence.get("kind") is None:
-        return None
-    version = verdict.evidence.get("version")
-    return Former(
-        figure=str(verdict.evidence.get("channel")),
-        slope=slope / 3600,
-        version=None if version is None else str(version),
-    )
+        of = row.version or None
+        known[of][row.figure, row.scale] = row.slopes
+        newest[of] = max(row.at, newest.get(of, row.at))
+    former = Former.of(verdict_store.last_of_former_life(connection, target, subject, life))
+    return SlopeHistory.of(version or None, known, newest, former=former)

@@ -9,7 +9,7 @@ import numpy as np
 
 from baselines.growth import MAD, MIN_PAST, PAST_SIGMAS
 from baselines.quantiles import Slope
-from baselines.verdict import Evidence
+from baselines.verdict import Evidence, Reason, Verdict
 
 Slopes = Mapping[tuple[str, int], Sequence[float]]
 """Bytes per second over windows, by figure and number of the window's width (`channel.SCALES`), oldest first."""
@@ -25,6 +25,20 @@ class Former:
     slope: float
     version: str | None = None
 
+    @classmethod
+    def of(cls, verdict: Verdict | None) -> Former | None:
+        """From the last verdict on that life that knew anything; None when it did not leak then."""
+        if verdict is None or verdict.reason is not Reason.LEAKING:
+            return None
+        slope, version = (verdict.evidence.get(key) for key in ("slope_bytes_per_hour", "version"))
+        if not isinstance(slope, (int, float)):
+            return None
+        return cls(
+            figure=str(verdict.evidence.get("channel")),
+            slope=slope / 3600,
+            version=None if version is None else str(version),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SlopeHistory:
@@ -38,6 +52,25 @@ class SlopeHistory:
     version_before: str | None = None
     before: Slopes = field(default_factory=dict)
     former: Former | None = None
+
+    @classmethod
+    def of(
+        cls,
+        version: str | None,
+        known: Mapping[str | None, Slopes],
+        newest: Mapping[str | None, float],
+        *,
+        former: Former | None,
+    ) -> SlopeHistory:
+        """For a life of this version (None: not known). known: slopes by version; newest: when each last got some."""
+        others = sorted((each for each in known if each != version), key=newest.__getitem__)
+        return cls(
+            version=version,
+            own=known.get(version, {}),
+            version_before=others[-1] if others else None,
+            before=known[others[-1]] if others else {},
+            former=former,
+        )
 
     def appearance(self, figure: str, scale: int, slope: Slope) -> Evidence:
         """Whether the leak came with this version; empty when that cannot be said.
@@ -61,11 +94,15 @@ class SlopeHistory:
         }
 
     def gone(self, figure: str, slope: Slope) -> Evidence:
-        """Whether the leak of the life before has ended; empty when that cannot be said.
+        """What is said of the leak of the life before, once it is gone; empty when it is not, or there was none.
 
-        It has when the slope, at the high end of its interval, is less than half of what it was.
+        It is when the slope, at the high end of its interval, is less than half of what it was.
         """
         former = self.former
         if former is None or former.figure != figure or slope.high >= former.slope / 2:
             return {}
-        return {"former_slope_bytes_per_hour": former.slope * 3600, "former_version": former.version}
+        return {
+            "version": self.version,
+            "former_slope_bytes_per_hour": former.slope * 3600,
+            "former_version": former.version,
+        }

@@ -60,6 +60,7 @@ class Reason(StrEnum):
     NO_DATA = "no_data"
     NO_BASELINE = "no_baseline"
     TOO_FEW_SAMPLES = "too_few_samples"
+    LEAK_NOT_RULED_OUT = "leak_not_ruled_out"  # the life before leaked, and this one cannot be told from it yet
     TAINTED = "tainted"
     BASELINE_TOO_NOISY = "baseline_too_noisy"
     IDENTITY_CHANGED = "identity_changed"

@@ -68,10 +68,11 @@ def last_change(connection: Connection, target: str, check: Check, subject: str)
 
 
 def last_of_former_life(connection: Connection, target: str, subject: str, life: str) -> Verdict | None:
-    """The last verdict on the memory of another life than this in its slot; None when there was none."""
+    """The last verdict on the memory of another life than this in its slot that knew anything; None without one."""
     v = schema.verdicts.c
     about = (v.target == target, v.check == Check.MEMORY, v.subject == subject, v.life.is_not(None), v.life != life)
-    row = connection.execute(select(schema.verdicts).where(*about).order_by(desc(v.at)).limit(1)).one_or_none()
+    known = select(schema.verdicts).where(*about, v.status != Status.UNKNOWN)
+    row = connection.execute(known.order_by(desc(v.at)).limit(1)).one_or_none()
     return None if row is None else _verdict(row)
 
 

@@ -490,7 +490,7 @@ class TestWords:
         assert set(wording.REFUSALS) == set(GateReason)
         assert set(wording.ENDINGS) == set(Outcome)
         not_troubles = {
-            *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY, Reason.LEAK_GONE),
+            *(Reason.GOOD, Reason.WITHIN_BASELINE, Reason.STEADY, Reason.LEAK_GONE, Reason.LEAK_NOT_RULED_OUT),
             *(Reason.NO_DATA, Reason.NO_BASELINE, Reason.TOO_FEW_SAMPLES, Reason.TAINTED, Reason.BASELINE_TOO_NOISY),
             *(Reason.WITHIN_PEERS, Reason.TOO_FEW_PEERS, Reason.PEERS_DISAGREE),
             *(Reason.IDENTITY_CHANGED, Reason.WARMING_UP, Reason.BUSY, Reason.GPU_NOT_READ),

@@ -257,6 +257,23 @@ def test_a_long_life_keeps_its_age() -> None:
     assert judge_memory(tail, policy, now=points[-1].at).status == verdicts[-1]["status"]
 
 
+def test_the_life_after_a_leak_says_that_it_is_gone() -> None:
+    """As live: until then it is not known. A life beside one that leaks has no leak before it."""
+    leaking = make_memory(leak(6))
+    lasted = leaking[-1].at - leaking[0].at
+    fixed = [replace(p, life="b", at=p.at + lasted + 30) for p in make_memory(leak(6, 0.0))]
+    points = [replace(p, load=0.5) for p in [*leaking, *fixed]]
+    *verdicts, summary = replay_memory(points, policy=LeakPolicy())
+    said = [(v["status"], v["reason"]) for v in verdicts[3:]]
+    assert said[0] == ("UNKNOWN", "warming_up")
+    assert said[-1] == ("OK", "leak_gone")
+    assert ("OK", "steady") not in said
+    assert summary["worse"] == 1
+    beside = sorted([*leaking, *(replace(p, at=p.at - lasted / 2) for p in fixed)], key=lambda p: p.at)
+    *verdicts, _ = replay_memory([replace(p, load=0.5) for p in beside], policy=LeakPolicy())
+    assert "leak_gone" not in {v["reason"] for v in verdicts}
+
+
 @pytest.mark.parametrize(
     ("change", "field", "value"),
     [

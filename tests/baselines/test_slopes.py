@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +20,9 @@ HOUR = 3600.0
 POLICY = LeakPolicy()
 
 
-def life(rate_mb_per_hour: float, *, hours: float, key: str = "8@2", seed: int = 3) -> list[MemorySample]:
+def life(
+    rate_mb_per_hour: float, *, hours: float, key: str = "8@2", seed: int = 3, load: float | None = 0.5
+) -> list[MemorySample]:
     times = np.arange(0.0, hours * HOUR, 30.0)
     noise = np.random.default_rng(seed).normal(0, 4 * MB, len(times))
     return [
@@ -31,6 +34,7 @@ def life(rate_mb_per_hour: float, *, hours: float, key: str = "8@2", seed: int =
             uptime_s=float(at),
             host_anon_bytes=int(3000 * MB + rate_mb_per_hour * MB * at / HOUR + off),
             capacity_bytes=16_000 * MB,
+            load=load,
         )
         for at, off in zip(times, noise, strict=True)
     ]
@@ -80,6 +84,37 @@ def test_the_life_after_a_leak_says_whether_it_is_gone(rate: float, reason: Reas
         assert verdict.status is Status.OK
         assert verdict.evidence["former_slope_bytes_per_hour"] == pytest.approx(60 * MB)
         assert verdict.evidence["former_version"] == "0.24"
+
+
+def test_while_it_cannot_be_said_that_a_leak_is_gone_nothing_is_said() -> None:
+    """Growth that may be half of the former one, or a load that may explain it: neither steady nor gone yet."""
+    former = Former(figure="host_anon_bytes", slope=60 * MB / HOUR, version="0.24")
+    history = SlopeHistory(version="0.25", former=former)
+    undecided = (Status.UNKNOWN, Reason.LEAK_NOT_RULED_OUT)
+    slow = replace(history, former=replace(former, slope=1 * MB / HOUR))
+    verdict = judge(life(0.0, hours=4), slow)
+    assert (verdict.status, verdict.reason) == undecided
+    verdict = judge(life(0.0, hours=8, load=None), history)
+    assert (verdict.status, verdict.reason) == undecided
+    assert judge(life(0.0, hours=25, load=None), history).reason is Reason.LEAK_GONE
+    assert judge(life(0.0, hours=25), slow).reason in (Reason.STEADY, Reason.LEAK_GONE)
+
+
+@pytest.mark.parametrize("begins_h", [20, 0, 2, 4, 10])
+def test_a_leak_that_is_slow_at_night_is_not_called_gone(begins_h: int) -> None:
+    """It leaks per request: half the requests, half the slope."""
+    watch = LeakWatch(POLICY)
+    watch.inherit(SlopeHistory(former=Former(figure="host_anon_bytes", slope=60 * MB / HOUR)))
+    used, due, said = 3000.0 * MB, 0.0, set()
+    for sample, off in zip(life(0.0, hours=30), np.random.default_rng(begins_h).normal(0, 3, 30 * 120), strict=True):
+        load = 0.5 - 0.45 * math.cos(2 * math.pi * (begins_h + sample.at / HOUR - 4) / 24)
+        used += 60 * MB * load / 0.5 * 30 / HOUR
+        watch.take([replace(sample, host_anon_bytes=int(used + off * MB), load=load)])
+        if sample.at >= due:
+            due = sample.at + POLICY.judge_every_s
+            said.add(watch.judge(now=sample.at).reason)
+    assert Reason.LEAKING in said
+    assert Reason.LEAK_GONE not in said
 
 
 def test_a_life_too_young_to_be_judged_does_not_say_that_a_leak_is_gone() -> None:
@@ -167,6 +202,7 @@ def test_slopes_are_kept_by_version(database: Database) -> None:
 
 @pytest.mark.parametrize(("ended", "former"), [(Reason.LEAKING, 2.0), (Reason.STEADY, None)])
 def test_the_former_life_is_the_last_one_in_the_slot(database: Database, ended: Reason, former: float | None) -> None:
+    """But for those of which nothing is known: a life too short to be judged does not make a leak forgotten."""
     leaking = ended is Reason.LEAKING
     last = Verdict(
         target="chat",
@@ -178,11 +214,13 @@ def test_the_former_life_is_the_last_one_in_the_slot(database: Database, ended: 
         cause=Cause.MODEL if leaking else Cause.UNKNOWN,
         level=Level.PAGE if leaking else Level.INFO,
         life="7@1",
-        evidence={"channel": "host_anon_bytes", "slope_bytes_per_hour": 7200.0} | ({"kind": "host"} if leaking else {}),
+        evidence={"channel": "host_anon_bytes", "slope_bytes_per_hour": 7200.0},
     )
     with database.write() as connection:
         verdict_store.save_verdict(connection, replace(last, at=50.0, life="6@0", reason=Reason.STEADY))
         verdict_store.save_verdict(connection, last)
+        short = replace(last, at=150.0, life="7@9", status=Status.UNKNOWN, reason=Reason.LEAK_NOT_RULED_OUT)
+        verdict_store.save_verdict(connection, short)
         verdict_store.save_verdict(connection, replace(last, at=200.0, life="8@2", reason=Reason.WARMING_UP))
         memory_store.add_memory(connection, life(0.0, hours=0.1))
         history = slope_store.slope_history(connection, "chat", None, subject="slot 0", life="8@2")

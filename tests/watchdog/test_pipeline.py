@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -142,6 +143,7 @@ class TestFiring:
                     host_anon_bytes=int(3e9 + mb_per_minute * 1e6 * minute),
                     capacity_bytes=int(20e9),
                     uptime_s=60 * minute,
+                    load=0.5,
                 )
                 bench.pipeline.take_memory("chat", [sample])
 
@@ -159,6 +161,35 @@ class TestFiring:
         told = newest()
         assert (told.status, told.reason, told.evidence["former_version"]) == (Status.OK, Reason.LEAK_GONE, "0.24")
         assert told.evidence["former_slope_bytes_per_hour"] == pytest.approx(300e6, rel=0.01)
+        assert bench.told == ["firing", "resolved"]
+        over = json.dumps(bench.deliveries[-1].payload)
+        assert "The worker before (version 0.24) grew by 300 MB/h, this one (version 0.25) by 0 B/h." in over
+
+    def test_a_restart_does_not_end_the_incident_of_a_leak(self, bench: Bench) -> None:
+        """The new worker is steady for hours because it is young; that says nothing, and nobody is told twice."""
+
+        def serve(life: str, *, begun: float, hours: float) -> None:
+            bench.workers.lives = [Life(pid=int(life[0]), start_ticks=int(life[2:]))]
+            for minute in np.arange(0, 60 * hours, 1.25):
+                bench.clock.at = NOW + 60 * (60 * begun + minute)
+                sample = MemorySample(
+                    target="chat",
+                    slot=0,
+                    life=life,
+                    at=bench.clock.at,
+                    host_anon_bytes=int(3e9 + 1e6 * minute),
+                    capacity_bytes=int(16e9),
+                    uptime_s=60 * minute,
+                    load=0.5,
+                )
+                bench.pipeline.take_memory("chat", [sample])
+
+        serve("7@100", begun=0, hours=5)
+        assert bench.told == ["firing"]
+        serve("8@200", begun=5, hours=5)
+        assert bench.told == ["firing"]
+        assert [i.state for i in bench.incidents] == [IncidentState.FIRING]
+        assert bench.verdicts(Check.MEMORY)[-1] == (Status.WORSE, Reason.LEAKING)
 
     def test_memory_of_a_worker_that_is_gone_is_closed(self, bench: Bench) -> None:
         """A slot that nobody took gets no more samples: its incident ends and stands for nothing any more."""
