@@ -168,11 +168,12 @@ class Channel:
         return self._age_s >= 2 * self._youth_s and self._is_large(used, rise.risen)
 
     def _see_whether_it_stopped(self, scale: _Scale) -> None:
-        """An alarm stands until for half a window no window has gained anything that could be told from nothing."""
+        """An alarm stands until a window does not rise at all, as when much was given back, or for half a window none
+        has gained anything that could be told from nothing."""
         (slope,) = scale.slope()
         grows = slope.low > 0 and slope.estimate * scale.width_s * WINDOW >= self._min_gain
         scale.idle = 0 if grows else scale.idle + 1
-        if scale.idle >= HALF:
+        if scale.idle >= HALF or slope.estimate <= 0:
             self._alarm = None
             self._seen_since_s = math.inf
 

@@ -49,6 +49,7 @@ LEAKS: Mapping[str, str] = {
 }
 HARMLESS: Mapping[str, str] = {
     "healthy": "none: a cache that is soon full",
+    "resized_cache": "none: the same, enlarged by a third",
     "shapes_limited": "none: any shape, caches limited",
 }
 BETWEEN: Mapping[str, str] = {
@@ -170,7 +171,7 @@ def _draw(recordings: Mapping[str, Series], verdicts: Mapping[str, Judged], path
     """Memory over the hour, one panel a variant; red from the alarm on, until it is over."""
     from matplotlib import pyplot  # noqa: PLC0415  # an extra of the benchmarks
 
-    figure, panels = pyplot.subplots(2, 4, figsize=(12, 5), sharex=True)
+    figure, panels = pyplot.subplots(3, 3, figsize=(12, 7), sharex=True)
     for panel, (variant, series) in zip(panels.flat, recordings.items(), strict=True):
         points = series.points[::12]
         panel.plot([p.at / 60 for p in points], [(p.host_anon_bytes or 0) / MB for p in points], linewidth=1)

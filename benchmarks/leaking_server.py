@@ -4,6 +4,7 @@ A small convolutional network with weights from a seed, in one thread, behind St
 the mistakes that are made in earnest:
 
     healthy         a cache of results with a bound: it grows for some minutes, then it is full
+    resized_cache   the same; when it has been full for long, somebody gives it a third more
     slow_cache      the same with three times the bound: full after half an hour or so
     references      each request's feature map is appended to a list, "for later"
     graphs          a running total of losses, `total = total + loss`, holds the autograd graph of each
@@ -36,8 +37,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from torch import Tensor, nn
 
-VARIANTS = ("healthy", "references", "graphs", "cache", "slow_cache", "shapes", "shapes_slowly", "shapes_limited")
-BOUNDS = {"healthy": 60_000_000, "slow_cache": 180_000_000, "cache": None}  # bytes of cached results
+VARIANTS = (
+    *("healthy", "resized_cache", "slow_cache", "cache", "references", "graphs"),
+    *("shapes", "shapes_slowly", "shapes_limited"),
+)
+BOUNDS = {"healthy": 60_000_000, "resized_cache": 60_000_000, "slow_cache": 180_000_000, "cache": None}  # bytes
+RESIZED_AFTER, RESIZED = 3600, 80_000_000  # requests; bytes
 SCORED = 5  # one request in so many is scored in `graphs`: an autograd graph is a big thing
 
 
@@ -90,6 +95,8 @@ class Model:
         found = self._cache[key] = self._features(image)
         self._cached_bytes += found.nbytes
         bound = BOUNDS[self._variant]
+        if self._variant == "resized_cache" and self._requests > RESIZED_AFTER:
+            bound = RESIZED
         if bound is None:
             self.kept_bytes = self._cached_bytes
         while bound is not None and self._cached_bytes > bound:

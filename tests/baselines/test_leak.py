@@ -321,6 +321,21 @@ def test_what_was_called_a_leak_is_one_until_it_stopped() -> None:
     assert 25 < said[-1][0] < 30, "and found again"
 
 
+def test_a_leak_that_was_given_back_is_over_soon() -> None:
+    """A cache that was cleared, a trim: hours later nobody is told that it grows, and never by less than nothing."""
+    times = clock(40)
+    used = background(times) + MB * np.minimum(times, 20 * HOUR) / MINUTE - np.where(times > 20 * HOUR, 1000 * MB, 0.0)
+    watch, worse = LeakWatch(POLICY), []
+    for point in make_memory(used, capacity=80_000_000_000):
+        watch.take([point])
+        verdict = watch.judge(now=point.at)
+        if verdict.status is Status.WORSE:
+            worse.append((point.at - START) / HOUR)
+            assert float(verdict.evidence["slope_bytes_per_hour"] or 0) > 0
+    assert worse[0] < 4
+    assert 20 < worse[-1] < 27
+
+
 def test_reading_a_life_again_comes_to_the_same_verdict() -> None:
     """After a restart of the daemon. A sample that comes twice, as when a transaction is tried again, is harmless."""
     times = clock(6)
