@@ -74,8 +74,8 @@ def _part(slopes: Mapping[str, float]) -> str:
 def follows_shapes(floors: Floats, shapes: Floats) -> bool:
     """Whether it rises when new shapes come, and not with time.
 
-    floors, shapes: of the same moments, at equal distances; shapes: how many different ones there had been. False when
-    the two cannot be told apart, because new shapes come at an even pace.
+    floors, shapes: of the same moments, at equal distances; shapes: how many different ones there had been, a large
+    number as estimated. False when the two cannot be told apart, because new shapes come at an even pace.
     """
     rises, new = np.diff(floors), np.diff(shapes)
     if new.sum() < MIN_SHAPES or floors[-1] <= floors[0] or new.std() == 0.0 or rises.std() == 0.0:

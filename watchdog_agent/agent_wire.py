@@ -20,7 +20,6 @@ from watchdog_agent import wire
 MAX_QUESTION_BYTES = 4 * 1024  # a question takes 30 bytes
 MAX_ANSWER_BYTES = 16 * 1024  # the longest real answer takes about 1 KiB
 PORTS = 16  # workers of one server cannot share a port: each takes the first that is free from the given one on
-MAX_SHAPES = 1024  # different shapes are counted up to here; then it is "at least"
 
 
 @dataclass(frozen=True)
@@ -44,7 +43,8 @@ class Report:
 
     version: of what is served, as the host said. model_load_s: as the host said, or measured with `loading`.
     requests, in_flight: begun in this life and not ended yet; None when nothing counts them. shapes: different shapes
-    of input, at most MAX_SHAPES; None when none is looked at. recompiles: of torch.compile, for whatever reason.
+    of input, beyond 1024 an estimate that never goes back; None when none is looked at. recompiles: of torch.compile,
+    for whatever reason.
     The rest: fields of `probes.messages.MemorySample`; active_bytes: allocated, and freed but still waited for.
     """
 

@@ -18,16 +18,15 @@ import os
 import select
 import signal
 import sys
-import threading
 import time
 import weakref
 from typing import Any, Callable, Dict, Iterator, Optional
 
 from watchdog_agent import door as doors
+from watchdog_agent import native
 from watchdog_agent.agent_wire import Answer, Ask, Question, RunKernel, Trimmed, default_folder
 from watchdog_agent.control import Control
 from watchdog_agent.door import Door
-from watchdog_agent.ending import await_end
 from watchdog_agent.identity import life_key
 from watchdog_agent.ledger import LEDGER
 from watchdog_agent.report import report
@@ -70,8 +69,9 @@ def attach(
         agent = _ATTACHED.setdefault("agent", new)  # in one step: no lock that a fork could copy while it is held
         if agent is new:
             agent.begin()
-    if not _is_before_uwsgi_forks():
-        agent.follow_fork()
+    with contextlib.suppress(Exception):
+        if not _is_before_uwsgi_forks():
+            agent.follow_fork()
     return agent
 
 
@@ -94,8 +94,8 @@ class Agent:
         self._logged = False
         self._closed = False
         self._pid = os.getpid()
-        self._stop = threading.Event()
-        self._thread: Optional[threading.Thread] = None
+        self._stop = native.Event()
+        self._thread: Optional[native.Thread] = None
 
     @property
     def address(self) -> Optional[str]:
@@ -133,14 +133,12 @@ class Agent:
 
     def _start(self, delay_s: float) -> None:
         with self._noting():
-            self._thread = threading.Thread(
-                target=self._run, args=(self._stop, delay_s), name="watchdog-agent", daemon=True
-            )
-            self._thread.start()
+            self._thread = native.Thread(self._run, self._stop, delay_s)
 
-    def _run(self, stop: threading.Event, delay_s: float) -> None:
-        with self._noting():  # the host's signals are for the host's threads
-            signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    def _run(self, stop: native.Event, delay_s: float) -> None:
+        with self._noting():  # the host's signals are for the host's threads, first of all for its main thread
+            if not native.is_main_thread():
+                signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
         stop.wait(delay_s)
         while not stop.is_set():
             pause_s = RETRY_S
@@ -159,9 +157,9 @@ class Agent:
                 pause_s = PAUSE_S
             stop.wait(pause_s)
 
-    def _serve(self, door: Door, stop: threading.Event) -> None:
+    def _serve(self, door: Door, stop: native.Event) -> None:
         """Answer until it stops standing."""
-        poll = select.poll()
+        poll = native.original(select, "poll")()
         poll.register(door.fileno(), select.POLLIN)
         while not stop.is_set():
             called = poll.poll(LOOK_S * 1000)
@@ -179,10 +177,10 @@ class Agent:
     def _end_threads(self, wait_s: float) -> None:
         self._stop.set()
         door, thread = self._door, self._thread
-        if thread is not None and thread is not threading.current_thread() and thread.is_alive():
+        if thread is not None and not thread.is_current() and thread.is_alive():
             if door is not None:
                 door.knock()
-            await_end(thread, wait_s)
+            thread.await_end(wait_s)
         self._control.end(wait_s)
 
     # --- forks and the end --------------------------------------------------------------------------------------------
@@ -195,14 +193,14 @@ class Agent:
     def _after_fork(self) -> None:
         with self._noting():
             if self._stop.is_set() and not self._closed:
-                self._stop = threading.Event()
+                self._stop = native.Event()
                 self._start(0.0)
 
     def _reborn(self) -> None:
         """In the child: the parent's door is not ours, its thread is not here."""
         with self._noting():
             door, self._door = self._door, None
-            self._pid, self._stop, self._thread = os.getpid(), threading.Event(), None
+            self._pid, self._stop, self._thread = os.getpid(), native.Event(), None
             self._control = Control()
             LEDGER.reset()
             if door is not None:
@@ -212,7 +210,7 @@ class Agent:
 
     def _hook_into_uwsgi(self) -> None:
         """uWSGI forks in C and calls only its own hook; where somebody else takes that, the first request starts us."""
-        uwsgi: Any = sys.modules.get("uwsgi")
+        uwsgi = _uwsgi()
         if uwsgi is None:
             return
         before = getattr(uwsgi, "post_fork_hook", None)
@@ -253,9 +251,18 @@ class Agent:
         self.problem = said
 
 
-def _is_before_uwsgi_forks() -> bool:
+def _uwsgi() -> Any:
+    """What uWSGI puts into its interpreters, which has no file; None elsewhere, also for an application's uwsgi.py."""
     uwsgi: Any = sys.modules.get("uwsgi")
-    return uwsgi is not None and uwsgi.worker_id() == 0
+    is_its_own = getattr(uwsgi, "__file__", None) is None and callable(getattr(uwsgi, "worker_id", None))
+    return uwsgi if is_its_own else None
+
+
+def _is_before_uwsgi_forks() -> bool:
+    with contextlib.suppress(Exception):  # of whoever bears the name all the same
+        uwsgi = _uwsgi()
+        return uwsgi is not None and uwsgi.worker_id() == 0
+    return False
 
 
 def _opener(folder: Optional[str], port: Optional[int], token: Optional[str]) -> Callable[[], Door]:

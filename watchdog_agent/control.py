@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import queue
 import sys
-import threading
 import time
 from typing import Any, Optional
 
 from watchdog_agent.agent_wire import Answer, Ran, Refused
-from watchdog_agent.ending import await_end
 from watchdog_agent.identity import life_key
 from watchdog_agent.kernel import Kernel
 from watchdog_agent.ledger import LEDGER
+from watchdog_agent.native import Event, Thread, original
 
 SHARE = 0.01  # of the time, in the long run: a burst of ten every minute takes 0.03 to 0.1 %
 SAVED_S = 1.0  # so much may be taken at once: a baseline of 300 samples takes about half of it
@@ -30,7 +29,7 @@ class _Run:
     """One run; took_s and kernel, or else problem, are known once it has ended. spent_s: with building the kernel."""
 
     def __init__(self) -> None:
-        self.ended = threading.Event()
+        self.ended = Event()
         self.took_s = self.spent_s = 0.0
         self.kernel = ""
         self.problem: Optional[str] = None
@@ -44,8 +43,8 @@ class Control:
         self._looked = time.monotonic()
         self._closed = False
         self._last: Optional[_Run] = None
-        self._asked: queue.SimpleQueue[Optional[_Run]] = queue.SimpleQueue()
-        self._thread: Optional[threading.Thread] = None
+        self._asked = _new_queue()
+        self._thread: Optional[Thread] = None
 
     def answer(self) -> Answer:
         """What one run took, within WAIT_S, or why there is none. What torch raises is the reason."""
@@ -53,8 +52,7 @@ class Control:
         if why is not None:
             return Refused(why=why)
         if self._thread is None or not self._thread.is_alive():
-            self._thread = threading.Thread(target=_work, args=(self._asked,), name="watchdog-control", daemon=True)
-            self._thread.start()
+            self._thread = Thread(_work, self._asked)
         self._last = run = _Run()
         self._asked.put(run)
         if not run.ended.wait(WAIT_S):
@@ -67,9 +65,9 @@ class Control:
         """Have the thread end after the run that it is at, and wait for that. It begins again when it is needed."""
         thread, asked = self._thread, self._asked
         if thread is not None:
-            self._thread, self._asked = None, queue.SimpleQueue()
+            self._thread, self._asked = None, _new_queue()
             asked.put(None)
-            await_end(thread, wait_s)
+            thread.await_end(wait_s)
 
     def close(self, wait_s: float) -> None:
         """End it for good: a thread that comes back from torch when the interpreter is gone may crash the process."""
@@ -92,6 +90,11 @@ class Control:
             self._saved_s -= self._last.spent_s
             self._last = None
         return None if self._saved_s > 0 else f"kernels have taken {SHARE:.0%} of the time"
+
+
+def _new_queue() -> queue.SimpleQueue[Optional[_Run]]:
+    asked: queue.SimpleQueue[Optional[_Run]] = original(queue, "SimpleQueue")()
+    return asked
 
 
 def _work(asked: queue.SimpleQueue[Optional[_Run]]) -> None:

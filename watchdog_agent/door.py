@@ -15,10 +15,11 @@ import socket
 import stat
 import struct
 import time
-from typing import Optional, Tuple
+from typing import Any, Optional, Tuple
 
 from watchdog_agent import identity
 from watchdog_agent.agent_wire import PORTS
+from watchdog_agent.native import original
 
 MAX_PATH_BYTES = 107  # sockaddr_un of unix(7), with its ending zero
 BACKLOG = 8
@@ -47,7 +48,9 @@ class Door:
     def accept(self) -> Optional[socket.socket]:
         """The next caller who may ask; None when there is none any more, or when it is another user."""
         try:
-            caller, _ = self._listener.accept()
+            # accept() makes a socket of the class that is in `socket` now, whoever put it there.
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001
+            caller: socket.socket = _socket_class()(fileno=fd)
         except (BlockingIOError, ConnectionError):
             return None
         if self.token is None and _user_of(caller) not in (os.geteuid(), 0):
@@ -57,7 +60,7 @@ class Door:
 
     def knock(self) -> None:
         """Wake the thread that polls it, as any caller does."""
-        with contextlib.suppress(OSError), socket.socket(self._listener.family, socket.SOCK_STREAM) as caller:
+        with contextlib.suppress(OSError), _new_socket(self._listener.family) as caller:
             caller.settimeout(0)
             caller.connect(self._path or self._listener.getsockname())
 
@@ -97,7 +100,7 @@ def open_folder(folder: str) -> Door:
     if folder == f"/tmp/inference-watchdog-{os.getuid()}" and not _is_private(folder):  # noqa: S108
         raise ValueError(f"{folder} is not this user's alone")
     _remove_stale(folder)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener = _new_socket(socket.AF_UNIX)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path + ".new")  # noqa: PTH108 - left by a try of ours that did not get to its end
     try:
@@ -118,7 +121,7 @@ def open_port(port: int, token: str) -> Door:
         raise ValueError("the token must have 16 characters or more")
     problem: Optional[OSError] = None
     for number in range(port, min(port + PORTS, 65536)):
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener = _new_socket(socket.AF_INET)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(("127.0.0.1", number))
@@ -149,7 +152,7 @@ def _is_stale(path: str, name: str, about: os.stat_result) -> bool:
         return False
     if match[3]:
         return time.time() - about.st_mtime > UNFINISHED_S
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as caller:
+    with _new_socket(socket.AF_UNIX) as caller:
         caller.settimeout(0)
         try:
             caller.connect(path)  # in another container it may be alive all the same
@@ -163,6 +166,16 @@ def _is_stale(path: str, name: str, about: os.stat_result) -> bool:
 def _is_private(folder: str) -> bool:
     about = os.lstat(folder)
     return stat.S_ISDIR(about.st_mode) and about.st_uid == os.getuid() and not about.st_mode & 0o077
+
+
+def _new_socket(family: int) -> socket.socket:
+    made: socket.socket = _socket_class()(family, socket.SOCK_STREAM)
+    return made
+
+
+def _socket_class() -> Any:
+    """Python's own: that of gevent or eventlet waits with an event loop, and would make one for our thread."""
+    return original(socket, "socket")
 
 
 def _user_of(caller: socket.socket) -> int:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any, Callable, Iterable, Optional, Set
+from typing import Any, Callable, Iterable, Optional
 
-from watchdog_agent.agent_wire import MAX_SHAPES
+from watchdog_agent.distinct import Distinct
 
 _getpid = os.getpid
 
@@ -35,7 +35,7 @@ class Ledger:
         self._pid = _getpid()
         self._requests = 0
         self._in_flight = 0
-        self._shapes: Optional[Set[int]] = None
+        self._shapes: Optional[Distinct] = None
 
     def forget_process(self) -> None:
         """Take the next request as that of a child, whatever process it is in."""
@@ -53,8 +53,8 @@ class Ledger:
 
     @property
     def shapes(self) -> Optional[int]:
-        """Different shapes seen, at most MAX_SHAPES; None when none was ever looked at."""
-        return None if self._shapes is None else len(self._shapes)
+        """Different shapes seen, as `Distinct` counts; None when none was ever looked at."""
+        return None if self._shapes is None else self._shapes.count
 
     def begin(self) -> None:
         """A request begins."""
@@ -75,11 +75,9 @@ class Ledger:
         try:
             seen = hash(tuple(tuple(v.shape) for value in values for v in _leaves(value) if hasattr(v, "shape")))
             with self._lock:
-                shapes = self._shapes
-                if shapes is None:
-                    shapes = self._shapes = set()
-                if len(shapes) < MAX_SHAPES:
-                    shapes.add(seen)
+                if self._shapes is None:
+                    self._shapes = Distinct()
+                self._shapes.add(seen)
         except Exception:  # noqa: BLE001, S110 - a value may raise anything when it is looked at
             pass
 

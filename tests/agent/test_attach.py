@@ -293,6 +293,34 @@ def test_whatever_is_wrong_is_never_the_hosts_problem(arguments: str) -> None:
         assert done.stderr.count("the watchdog cannot ask this process") == 1
 
 
+@pytest.mark.parametrize(
+    "module",
+    [
+        pytest.param("", id="an application of that name"),
+        pytest.param("worker_id = lambda: 0\n", id="one with a function of that name"),
+        pytest.param("import sys, types\nsys.modules['uwsgi'] = types.ModuleType('uwsgi')\n", id="a stub"),
+        pytest.param("import sys\nsys.modules['uwsgi'] = None\n", id="blocked"),
+        pytest.param(
+            "import sys, types\nclass Broken(types.ModuleType):\n"
+            "    def worker_id(self): raise RuntimeError('not now')\nsys.modules['uwsgi'] = Broken('uwsgi')\n",
+            id="one that raises",
+        ),
+    ],
+)
+def test_a_module_called_uwsgi_is_not_always_uwsgi(folder: Path, tmp_path: Path, module: str) -> None:
+    """`gunicorn uwsgi:app` is common: attach() raises nothing, and the process is asked as any other."""
+    (tmp_path / "uwsgi.py").write_text(module)
+    code = (
+        ATTACH + "import contextlib\nsys.path.insert(0, sys.argv[2])\n"
+        "with contextlib.suppress(ImportError): import uwsgi\n"
+        "assert 'uwsgi' in sys.modules\nattach(folder=sys.argv[1])\nattach(version='2')\n" + REST
+    )
+    with script(code, str(folder), str(tmp_path)) as process:
+        report = answer_of(folder, life(process.pid)).report
+        assert report is not None
+        assert report.version == "2"
+
+
 def test_a_port_with_a_token(folder: Path) -> None:
     """Each process takes a port of its own; a wrong token learns nothing."""
     code = ATTACH + f"attach(port=int(sys.argv[1]), token={TOKEN!r}, version='v')\n" + REST
@@ -325,6 +353,22 @@ def test_signals_are_the_hosts(folder: Path) -> None:
         process.send_signal(signal.SIGUSR1)
         assert process.stdout is not None
         assert process.stdout.readline() == "handled\n"
+
+
+def test_signals_of_the_main_thread_are_never_blocked() -> None:
+    """Not even where somebody has our thread's work done there; where it is our own they are."""
+    code = (
+        ATTACH + "import signal\nfrom watchdog_agent.attach import Agent\nfrom watchdog_agent.native import Thread\n"
+        "blocked, agent = [], Agent(lambda: None)\nagent._stop.set()\n"
+        "def run():\n"
+        "    agent._run(agent._stop, 0.0)\n"
+        "    blocked.append(signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))\n"
+        "run()\nThread(run).await_end(20)\nprint(blocked)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT
+    )
+    assert done.stdout == "[False, True]\n"
 
 
 def test_it_loads_no_torch_and_sleeps(folder: Path) -> None:

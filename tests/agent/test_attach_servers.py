@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
+import importlib.util
 import json
 import os
 import shutil
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +59,17 @@ def answer(environ, start_response):
     yield str(os.getpid()).encode()
 
 app = application = WatchdogWSGI(answer)
+"""
+
+STUCK = """
+import fcntl
+
+def stuck(environ, start_response):
+    with open(os.environ["FOLDER"] + "/lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # holds up the thread that it runs on, and with it all greenlets
+    return answer(environ, start_response)
+
+app = application = WatchdogWSGI(stuck)
 """
 
 TASKS = """
@@ -172,6 +187,39 @@ def test_gunicorn(folder: Path, preload: bool) -> None:
         new = wait_for(lambda: set(children_of(pid)) - set(workers), "a new worker")
         check_workers(agents, url, [*new, workers[1]])
         assert client(agents).ask([gone])[gone].fault is AgentFault.ABSENT
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["fork", "preload"])
+def test_gunicorn_with_gevent(folder: Path, preload: bool) -> None:
+    """The agent has a thread of its own among greenlets: it answers while they stand still, and blocks no signal."""
+    if importlib.util.find_spec("gevent") is None:
+        leave_out("gevent is not installed")
+    agents = folder / "agents"
+    agents.mkdir()
+    (agents / "lock").touch()
+    command = [sys.executable, "-m", "gunicorn", "served:app", "--bind", "127.0.0.1:PORT", "--worker-class", "gevent"]
+    with serving(folder, WSGI + STUCK, command + ["--preload"] * preload) as (pid, url):
+        (worker,) = workers_of(pid, 1)
+        check_workers(agents, url, [worker])
+        assert _blocked(worker) == _blocked(pid)
+        caller = threading.Thread(target=ask, args=(url,))
+        with (agents / "lock").open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            caller.start()
+            wait_for(lambda: _in_flight(agents, life(worker)) == 1, "an answer while a request holds the worker up")
+        caller.join()
+        os.kill(worker, signal.SIGTERM)
+        wait_for(lambda: worker not in children_of(pid), "the worker has ended")
+
+
+def _blocked(pid: int) -> str:
+    """The signals that its main thread does not take."""
+    return Path(f"/proc/{pid}/status").read_text().partition("SigBlk:")[2].split()[0]
+
+
+def _in_flight(folder: Path, worker: Life) -> int | None:
+    report = client(folder).ask([worker])[worker].report
+    return None if report is None else report.in_flight
 
 
 @pytest.mark.parametrize("lazy", [False, True], ids=["fork", "lazy_apps"])
