@@ -26,6 +26,7 @@ SAID = frozenset(
         *("slope_per_hour", "slope_per_hour_low", "slope_per_hour_high", "used", "capacity"),
         *("peers_p95_s", "replica", "replicas", "peers", "gpu_type"),
         *("limit_ratio", "seconds_to_capacity", "seconds_to_capacity_low", "seconds_to_capacity_high"),
+        "others_slope_bytes_per_hour",
     }
 )
 """Keys of the evidence that a message says in a clause of its own and need not list again."""
@@ -108,6 +109,8 @@ def _say_slope(evidence: Evidence) -> str:
     said = [f"grows by {say(slope)}/h{interval}", *_say_channel(evidence)]
     if used is not None:
         said.append(f"{say(used)}{f' of {say(capacity)}' if capacity is not None else ''} used")
+    if (others := number(evidence, "others_slope_bytes_per_hour")) is not None:
+        said.append(f"what others have of that grows by {say_size(others)}/h")
     if left := say_left(evidence):
         said.append(left)
     return ", ".join(said)

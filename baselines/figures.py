@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from probes.messages import MemorySample
 
@@ -13,10 +13,13 @@ MIN_THREADS = 24.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
-    """capacity: what can be had at most; others: what somebody else has of it now. The figure's unit."""
+    """capacity: what can be had at most; others: what somebody else has of it now, below 0 where the figure counts
+    more than there is in use: memory that processes share since a fork. The figure's unit. spread: whether it is of
+    several devices, of which the first that is full is the end."""
 
     capacity: float
     others: float = 0.0
+    spread: bool = False
 
     @property
     def left_for(self) -> float:
@@ -43,29 +46,54 @@ class Figure:
         return self.min_gain is None
 
 
-def _host(s: MemorySample) -> Room | None:
+def host_room(s: MemorySample) -> Room | None:
     """A cgroup is full when all in it together reach the limit; the machine, when it has nothing left to give."""
     if s.capacity_bytes is None:
         return None
     used = s.host_anon_bytes or 0
-    in_the_cgroup = (s.cgroup_bytes or 0) - used
-    on_the_machine = 0 if s.available_bytes is None else s.capacity_bytes - s.available_bytes - used
-    return Room(capacity=float(s.capacity_bytes), others=float(max(0, in_the_cgroup, on_the_machine)))
+    held = used if s.cgroup_bytes is None else s.cgroup_bytes
+    left = s.capacity_bytes - held
+    left = left if s.available_bytes is None else min(left, s.available_bytes)
+    return Room(capacity=float(s.capacity_bytes), others=float(s.capacity_bytes - used - left))
 
 
 def _device(s: MemorySample) -> Room | None:
+    """Of several devices: until the first one is full, whatever is free on the others then."""
     if s.gpu_capacity_bytes is None:
         return None
     known = s.device_used_bytes is not None and s.gpu_used_bytes is not None
     others = (s.device_used_bytes or 0) - (s.gpu_used_bytes or 0) if known else 0
-    return Room(capacity=float(s.gpu_capacity_bytes), others=float(max(0, others)))
+    beyond = _out_of_reach(s)
+    return Room(capacity=float(s.gpu_capacity_bytes - beyond), others=float(max(0, others)), spread=beyond > 0)
 
 
-def _outside_torch(s: MemorySample) -> float | None:
-    """The context, what libraries hold for themselves, and raw allocations."""
+def _out_of_reach(s: MemorySample) -> int:
+    """What is free on its other devices when the one with the least is full; 0 for a worker on one device."""
+    if s.gpu_capacity_bytes is None or s.device_used_bytes is None or s.gpu_room_bytes is None:
+        return 0
+    return max(0, s.gpu_capacity_bytes - s.device_used_bytes - s.gpu_room_bytes)
+
+
+def _beyond_torch(s: MemorySample) -> float | None:
+    """What is not the allocator's of which an agent tells: that of the worker's own process."""
     if s.gpu_used_bytes is None or s.reserved_bytes is None:
         return None
     return float(max(0, s.gpu_used_bytes - s.reserved_bytes))
+
+
+def _outside_torch(s: MemorySample) -> float | None:
+    """The context, what libraries hold for themselves, and raw allocations.
+
+    0 while ranks are in the driver's figure: no agent says how much of it is their torch's, so nothing is known to lie
+    outside. Not None: ranks may come after the first sample, and a figure that stops coming is missing.
+    """
+    return 0.0 if s.gpu_ranks and s.reserved_bytes is not None else _beyond_torch(s)
+
+
+def _not_for_tensors(s: MemorySample) -> float:
+    """Cached blocks can be given out again, so live tensors may take all that is reserved: but on their own device."""
+    cached = (s.reserved_bytes or 0) - (s.allocated_bytes or 0) if _out_of_reach(s) else 0
+    return (_beyond_torch(s) or 0.0) + cached
 
 
 def _beside(part: Callable[[MemorySample], float | None]) -> Callable[[MemorySample], Room | None]:
@@ -73,19 +101,16 @@ def _beside(part: Callable[[MemorySample], float | None]) -> Callable[[MemorySam
 
     def room(s: MemorySample) -> Room | None:
         device = _device(s)
-        return None if device is None else Room(capacity=device.capacity, others=device.others + (part(s) or 0))
+        return None if device is None else replace(device, others=device.others + (part(s) or 0))
 
     return room
 
 
-# Cached blocks can be given out again, so live tensors may take all that is reserved.
-_torch = _beside(_outside_torch)
-
 FIGURES = (
-    Figure(name="allocated_bytes", place="device", of=lambda s: s.allocated_bytes, room=_torch),
-    Figure(name="host_anon_bytes", place="host", of=lambda s: s.host_anon_bytes, room=_host),
+    Figure(name="allocated_bytes", place="device", of=lambda s: s.allocated_bytes, room=_beside(_not_for_tensors)),
+    Figure(name="host_anon_bytes", place="host", of=lambda s: s.host_anon_bytes, room=host_room),
     Figure(name="outside_torch_bytes", place="device", of=_outside_torch, room=_beside(lambda s: s.reserved_bytes)),
-    Figure(name="reserved_bytes", place="device", of=lambda s: s.reserved_bytes, room=_torch),
+    Figure(name="reserved_bytes", place="device", of=lambda s: s.reserved_bytes, room=_beside(_beyond_torch)),
     Figure(name="gpu_used_bytes", place="device", of=lambda s: s.gpu_used_bytes, room=_device),  # the sum of these
     Figure(
         name="fds",

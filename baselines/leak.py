@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from baselines.beside import Beside
 from baselines.channel import DAY_S, SCALES, Channel, Growth
 from baselines.figures import FIGURES, Figure, Room
+from baselines.forecast import Forecast, growth_of_others
 from baselines.growth import WINDOW
 from baselines.leak_kind import follows_shapes, kind_of
 from baselines.slopes import SlopeHistory, Slopes
@@ -117,6 +118,8 @@ class LeakWatch:
                         self._channels[figure.name] = self._open(figure)
                     self._channels[figure.name].take(age_s, float(value), sample.load)
                     self._known_age_s[figure.name] = age_s
+                    if figure.is_memory and (room := self._room(figure)) is not None:
+                        self._beside.take_others(figure.name, age_s, room.others)
 
     def judge(self, *, now: float) -> Verdict:
         """Each figure that the worker has had is judged, and the worst reported.
@@ -165,7 +168,9 @@ class LeakWatch:
             min_gain=self.policy.min_gain_bytes if figure.min_gain is None else figure.min_gain,
             youth_s=self.policy.warmup_s,
             tenure_s=self.policy.tenure_s,
-            is_urgent=lambda used, slope: self._level(used, self._room(figure), slope) is Level.URGENT,
+            is_urgent=lambda used, slope: (
+                self._level(Forecast(used=used, room=self._room(figure)), slope) is Level.URGENT
+            ),
             is_large=lambda used, risen: self._is_large(used, self._room(figure), risen),
         )
         self._hand_down(figure.name, channel)
@@ -200,10 +205,13 @@ class LeakWatch:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.NO_DATA)
         if growth is None:
             return replace(steady, status=Status.UNKNOWN, reason=Reason.TOO_FEW_SAMPLES)
-        evidence = {**evidence, **_evidence(figure, growth, room)}
+        forecast = self._forecast(figure, growth, room)
+        evidence = {**evidence, **_evidence(figure, growth), **forecast.dates(growth)}
         if not growth.leaking:
             return self._judge_after_leak(replace(steady, evidence=evidence), figure, growth)
         self._leaked.add(figure.name)
+        if forecast.others_slope:
+            evidence = {**evidence, "others_slope_bytes_per_hour": forecast.others_slope * 3600}
         slopes = {name: other.slope.estimate for name, other in grown.items() if other is not None}
         kind = kind_of(
             figure.name,
@@ -216,7 +224,7 @@ class LeakWatch:
             status=Status.WORSE,
             reason=Reason.LEAKING,
             cause=Cause.MODEL,
-            level=self._level(growth.used, room, growth.slope.low),
+            level=self._level(forecast, growth.slope.low),
             since=newest.at - (self._age_s(newest) - growth.seen_since_s),
             strikes=1,
             evidence={
@@ -246,8 +254,19 @@ class LeakWatch:
     def _is_large(used: float, room: Room | None, risen: float) -> bool:
         return room is not None and risen >= LARGE_SHARE * (room.left_for - used + risen)
 
-    def _level(self, used: float, room: Room | None, slope: float) -> Level:
-        left_s = _seconds_left(used, room, slope)
+    def _forecast(self, figure: Figure, growth: Growth, room: Room | None) -> Forecast:
+        """Only for a leak: a steady worker has no date."""
+        if not growth.leaking:
+            return Forecast(used=growth.used, room=None)
+        others = growth_of_others(
+            growth.begins_s,
+            self._beside.others_at(figure.name, growth.begins_s),
+            min_gain=self.policy.min_gain_bytes,
+        )
+        return Forecast(used=growth.used, room=room, others_slope=others, firm=growth.firm)
+
+    def _level(self, forecast: Forecast, slope: float) -> Level:
+        left_s = forecast.seconds_left(slope)
         if left_s is None or left_s > self.policy.horizon_s:
             return Level.WATCH
         return Level.URGENT if left_s <= self.policy.urgent_s else Level.PAGE
@@ -272,24 +291,11 @@ def _urgency(verdict: Verdict) -> tuple[float, ...]:
     return *_severity(verdict), -float(left) if left is not None else -math.inf
 
 
-def _evidence(figure: Figure, growth: Growth, room: Room | None) -> Evidence:
-    """A forecast is only printed for a leak: a steady worker has no date. Its late end only where it is firm, else the
-    early one is all that can be said: at least so long."""
+def _evidence(figure: Figure, growth: Growth) -> Evidence:
     slope = growth.slope
-    forecast = room if growth.leaking else None
     low, high = (bound * 3600 if math.isfinite(bound) else None for bound in (slope.low, slope.high))
-    left_s, soonest_s, latest_s = (
-        _seconds_left(growth.used, forecast, bound) for bound in (slope.estimate, slope.high, slope.low)
-    )
-    latest_s = latest_s if growth.firm else None
-    left = {"seconds_to_capacity": left_s, "seconds_to_capacity_low": soonest_s, "seconds_to_capacity_high": latest_s}
     if not figure.is_memory:
         said = {"slope_per_hour": slope.estimate * 3600, "slope_per_hour_low": low, "slope_per_hour_high": high}
-        return {**said, "gain": growth.gain, "used": growth.used, **left}
+        return {**said, "gain": growth.gain, "used": growth.used}
     said = {"slope_bytes_per_hour": slope.estimate * 3600, "slope_low": low, "slope_high": high}
-    return {**said, "gain_bytes": growth.gain, "used_bytes": growth.used, **left}
-
-
-def _seconds_left(used: float, room: Room | None, slope: float) -> float | None:
-    """None where it will never be full, or nobody knows."""
-    return None if room is None or slope <= 0 or not math.isfinite(slope) else max(0.0, (room.left_for - used) / slope)
+    return {**said, "gain_bytes": growth.gain, "used_bytes": growth.used}

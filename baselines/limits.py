@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from baselines.baseline import latencies_of
 from baselines.cause import level_of
+from baselines.figures import host_room
 from baselines.quantiles import quantile
 from baselines.seen import enough_judged
 from baselines.verdict import Cause, Check, Evidence, Reason, Status, Verdict, worst
@@ -73,7 +74,8 @@ def judge_p95_limit(window: Sequence[Burst], policy: LimitsPolicy, *, now: float
 def judge_memory_limit(point: MemorySample, policy: LimitsPolicy, *, now: float) -> Verdict | None:
     """Judge one sample's share of the host's and of the device's memory, the larger of both; None without a limit.
 
-    UNKNOWN when no share can be told. The cause is the model or its server: what is measured is this process alone.
+    Of several devices that counts of which it has the largest part. UNKNOWN when no share can be told. The cause is the
+    model or its server: what is measured is the worker alone, with the processes below it.
     """
     if policy.memory_ratio is None:
         return None
@@ -87,8 +89,8 @@ def judge_memory_limit(point: MemorySample, policy: LimitsPolicy, *, now: float)
         life=point.life,
     )
     shares = {
-        "host_anon_bytes": _share(point.host_anon_bytes, point.capacity_bytes),
-        "gpu_used_bytes": _share(point.gpu_used_bytes, point.gpu_capacity_bytes),
+        "host_anon_bytes": _host_share(point),
+        "gpu_used_bytes": _device_share(point),
     }
     known = {channel: share for channel, share in shares.items() if share is not None}
     if not known:
@@ -99,7 +101,17 @@ def judge_memory_limit(point: MemorySample, policy: LimitsPolicy, *, now: float)
     return _exceeded(within, Cause.MODEL, since=point.at) if known[channel] > policy.memory_ratio else within
 
 
-def _share(used: int | None, capacity: int | None) -> float | None:
+def _host_share(point: MemorySample) -> float | None:
+    room, used = host_room(point), point.host_anon_bytes
+    if room is None or used is None or not room.capacity:
+        return None
+    return (used + min(0.0, room.others)) / room.capacity  # what processes share since a fork counts once
+
+
+def _device_share(point: MemorySample) -> float | None:
+    if point.gpu_ratio is not None:
+        return point.gpu_ratio
+    used, capacity = point.gpu_used_bytes, point.gpu_capacity_bytes
     return None if used is None or not capacity else used / capacity
 
 

@@ -68,6 +68,9 @@ memory_samples = Table(
     Column("active_bytes", Integer),
     Column("recompiles", Integer),
     Column("model_load_s", Float),
+    Column("gpu_room_bytes", Integer),
+    Column("gpu_ratio", Float),
+    Column("gpu_ranks", Integer),
     Index("ix_memory_samples_target_life_at", "target", "life", "at"),
     Index("ix_memory_samples_target_slot", "target", "slot"),  # ends in the id, as every index of SQLite
     Index("ix_memory_samples_at", "at"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
@@ -162,6 +162,27 @@ class Host:
         for name in ("tcp", "tcp6"):
             for line in _read(self.proc / "net" / name).splitlines()[1:]:
                 yield line.split()
+
+
+def below(workers: Collection[int], running: Mapping[int, Stat]) -> dict[int, set[int]]:
+    """Of each worker the processes that it started, and those that these started, by pid.
+
+    A worker below another one is none of these, nor is what is below it. Of a process whose parent has ended nobody
+    knows who started it.
+    """
+    children: dict[int, list[int]] = {}
+    for stat in running.values():
+        if stat.pid not in workers:
+            children.setdefault(stat.parent_pid, []).append(stat.pid)
+    found: dict[int, set[int]] = {}
+    for worker in workers:
+        pids, waiting = set[int](), [worker]
+        while waiting:
+            started = set(children.get(waiting.pop(), ())) - pids  # a pid that was reused meanwhile makes no circle
+            pids.update(started)
+            waiting += started
+        found[worker] = pids
+    return found
 
 
 def endpoint(host: str, port: int) -> Endpoint | None:

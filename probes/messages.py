@@ -239,23 +239,28 @@ class MemorySample:
     """Memory of one worker life at one moment; every figure is None when it could not be read.
 
     slot: the worker's place, 0..n-1; the next life in that place has the same slot.
-    host_anon_bytes: RssAnon (not RSS: mapped weights and page cache are not the process's to leak).
+    host_anon_bytes: RssAnon (not RSS: mapped weights and page cache are not the process's to leak) of the worker and of
+    the processes below it that are no workers; what they share since a fork counts in each of them.
     cgroup_bytes: what the worker's cgroup holds, less the page cache it gives back when asked; shared with whoever else
     is in it.
     capacity_bytes: what host_anon_bytes can grow to: the smallest memory.max or memory.high of its cgroups that can be
     seen, at most the machine's memory.
     available_bytes: what the machine could still give to whoever asks (MemAvailable).
-    gpu_used_bytes: this process on its device(s) as NVML tells; gpu_capacity_bytes: the device's memory.
-    device_used_bytes: everything on the device, other processes included.
-    load: CPU seconds per second that the worker used since the sample before; None for the first of a life.
-    fds, fd_limit, threads: open file descriptors, how many there may be, and threads.
+    gpu_used_bytes: the worker and its ranks, the processes below it that hold memory there, on all its devices as NVML
+    tells; gpu_ranks: how many of these there are; gpu_ratio: the largest part of one device's memory that is theirs.
+    gpu_capacity_bytes: its devices' memory; device_used_bytes: everything on them, other processes included;
+    gpu_room_bytes: the least that is free on any of them: with the first device that is full the worker ends.
+    load: CPU seconds per second that the worker and those below it used since the sample before; None for the first of
+    a life.
+    fds, fd_limit, threads: open file descriptors of the worker alone, how many there may be, and its threads.
     version: of what it serves, as it says itself.
 
-    Where an agent reports it, of all devices together: allocated_bytes, reserved_bytes of torch's allocator;
-    inactive_split_bytes, free pieces of blocks in use, which is what fragmentation leaves; private_pool_bytes, reserved
-    by CUDA graphs; active_bytes, allocated and freed but still waited for; alloc_retries and ooms since the start;
-    recompiles of torch.compile; model_load_s: how long loading took. requests: begun since the start; in_flight: not
-    ended yet; shapes: different shapes of input so far; trimmed_bytes: what a trim right before this sample gave back.
+    Where an agent reports it, of its own process on all devices together: allocated_bytes, reserved_bytes of torch's
+    allocator; inactive_split_bytes, free pieces of blocks in use, which is what fragmentation leaves;
+    private_pool_bytes, reserved by CUDA graphs; active_bytes, allocated and freed but still waited for; alloc_retries
+    and ooms since the start; recompiles of torch.compile; model_load_s: how long loading took. requests: begun since
+    the start; in_flight: not ended yet; shapes: different shapes of input so far; trimmed_bytes: what a trim right
+    before this sample gave back.
     agent: "good", or why its word is missing (`agent.AgentFault`); None when none is asked.
     """
 
@@ -290,6 +295,9 @@ class MemorySample:
     active_bytes: int | None = None
     recompiles: int | None = None
     model_load_s: float | None = None
+    gpu_room_bytes: int | None = None
+    gpu_ratio: float | None = None
+    gpu_ranks: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,8 @@
 """The processes that serve a target: which they are, whether they still live, and how much memory they hold.
 
+A worker's memory and CPU time are its own and those of the processes below it that are no workers themselves: engines,
+ranks and pools hold what a server serves. So a master is counted only where it is the worker.
+
 How workers are found (`workers = "auto"`), with what each rule is there for:
 
 - `port`: the processes that hold the listening socket. A holder that another holder started is that one's worker:
@@ -20,14 +23,14 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from probes.agent import AgentClient
 from probes.gpu.usage import TargetGpu
-from probes.host import Host, Stat, endpoint
+from probes.host import Host, Stat, below, endpoint
 from probes.messages import Life, MemorySample
 
 _HELPERS = ("multiprocessing.resource_tracker", "multiprocessing.semaphore_tracker")
@@ -70,12 +73,16 @@ class WorkerWatch:
         self._host = host or Host()
         self._slots: dict[int, Life] = {}
         self._trimmed: dict[Life, int] = {}
-        self._used: dict[Life, tuple[float, float]] = {}  # CPU seconds, and when that was
+        self._used: dict[Life, float] = {}  # CPU seconds of the workers and all below them,
+        self._used_at = 0.0  # and when that was
         self._lock = threading.Lock()
 
     def find(self) -> dict[int, Life]:
         """Workers by slot; empty when there are none. A life keeps its slot, a new one takes the lowest free one."""
-        found = find_workers(self._spec, self._host)
+        return self._find(self._host.running())
+
+    def _find(self, running: dict[int, Stat]) -> dict[int, Life]:
+        found = find_workers(self._spec, self._host, running)
         with self._lock:
             kept = {slot: life for slot, life in self._slots.items() if life in found}
             free = (slot for slot in range(len(found) + len(kept)) if slot not in kept)
@@ -99,36 +106,59 @@ class WorkerWatch:
 
     def sample(self, now: float) -> list[MemorySample]:
         """Memory of every worker at `now`; empty when there are none. A figure that cannot be read is None."""
-        workers = self.find()
-        loads = self._loads(workers.values())
+        workers, helpers = self._look()
+        loads = self._loads(helpers)
         with self._lock:
             trimmed, self._trimmed = self._trimmed, {}
         samples = [
-            replace(self._measure(slot, life, now), load=loads.get(life), trimmed_bytes=trimmed.get(life))
+            replace(
+                self._measure(slot, life, helpers[life], now), load=loads.get(life), trimmed_bytes=trimmed.get(life)
+            )
             for slot, life in workers.items()
         ]
         if self._agents is not None and samples:  # first: what the worker's own allocator says need not be estimated
             samples = self._agents.complete(samples, workers)
-        return samples if self._gpu is None or not samples else self._gpu.complete(samples, workers)
+        return samples if self._gpu is None or not samples else self._gpu.complete(samples, workers, helpers)
+
+    def helpers_bytes(self, life: Life) -> int:
+        """The part of the worker's host memory that the processes below it hold now; 0 where there are none."""
+        _, helpers = self._look()
+        return self._anon_bytes(helpers.get(life, ()))
+
+    def _look(self) -> tuple[dict[int, Life], dict[Life, list[Life]]]:
+        """The workers by slot, and of each the processes below it: one look at every process of the machine."""
+        running = self._host.running()
+        workers = self._find(running)
+        started = below({life.pid for life in workers.values()}, running)
+        return workers, {life: [_life(running[pid]) for pid in started[life.pid]] for life in workers.values()}
+
+    def _anon_bytes(self, helpers: Iterable[Life]) -> int:
+        """RssAnon of them together; one that is gone or cannot be read is left out."""
+        return sum(self._host.status(helper.pid).anon_bytes or 0 for helper in helpers)
 
     def note_trim(self, life: Life, given_back_bytes: int) -> None:
         """The worker's next sample says that it follows a trim, which explains why it is lower."""
         with self._lock:
             self._trimmed[life] = given_back_bytes
 
-    def _loads(self, lives: Iterable[Life]) -> dict[Life, float]:
-        """CPU seconds per second of each life since the last call; none for one that is new."""
+    def _loads(self, helpers: Mapping[Life, list[Life]]) -> dict[Life, float]:
+        """CPU seconds per second of each worker and all below it since the last call; none for a worker that is new.
+
+        What is below it counts from the second call on that meets it, and not after the last one.
+        """
         at = time.monotonic()
-        used = {life: (cpu_s, at) for life, cpu_s in cpu_seconds(lives).items()}
+        used = cpu_seconds(each for life, started in helpers.items() for each in (life, *started))
         with self._lock:
             before, self._used = self._used, used
+            began, self._used_at = self._used_at, at
+        spent = {each: cpu_s - before[each] for each, cpu_s in used.items() if each in before and at > began}
         return {
-            life: (cpu_s - before[life][0]) / (at - before[life][1])
-            for life, (cpu_s, _) in used.items()
-            if life in before and at > before[life][1]
+            life: sum(spent.get(each, 0.0) for each in (life, *started)) / (at - began)
+            for life, started in helpers.items()
+            if life in spent
         }
 
-    def _measure(self, slot: int, life: Life, now: float) -> MemorySample:
+    def _measure(self, slot: int, life: Life, helpers: Iterable[Life], now: float) -> MemorySample:
         host, pid = self._host, life.pid
         status, cgroup, uptime = host.status(pid), host.memory_cgroup(pid), host.uptime_s()
         age = None if uptime is None else uptime - life.start_ticks / os.sysconf("SC_CLK_TCK")
@@ -141,7 +171,7 @@ class WorkerWatch:
         )
         full = replace(
             known,
-            host_anon_bytes=status.anon_bytes,
+            host_anon_bytes=None if status.anon_bytes is None else status.anon_bytes + self._anon_bytes(helpers),
             cgroup_bytes=None if cgroup is None else cgroup.used_bytes(),
             capacity_bytes=host.capacity_bytes(cgroup),
             available_bytes=host.available_bytes(),
@@ -215,9 +245,8 @@ def peer_life(
     return holders[0] if len(inodes) == 1 and len(holders) == 1 else None
 
 
-def find_workers(spec: ProcessSpec, host: Host) -> set[Life]:
-    """The workers that run now, by the rules at the top of this file."""
-    running = host.running()
+def find_workers(spec: ProcessSpec, host: Host, running: dict[int, Stat]) -> set[Life]:
+    """The workers among those that run, by the rules at the top of this file."""
     if spec.port is not None:
         inodes = {inode for inode, port in host.listeners().items() if port == spec.port}
         holders = {pid for pid in running if inodes & host.sockets(pid)} if inodes else set[int]()

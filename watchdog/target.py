@@ -231,7 +231,10 @@ class Target:
         if reading.trimmed is None:
             return Trimmed(before=before, after=None, detail=reading.detail)
         # The worker's own look right after the last step too: the next request may take what it needs at once.
-        looks = [left_after(reading.trimmed, channel), self._floor(life, channel)]
+        own = left_after(reading.trimmed, channel)
+        if own is not None and channel == "host_anon_bytes":
+            own += self.workers.helpers_bytes(life)
+        looks = [own, self._floor(life, channel)]
         self.workers.note_trim(life, given_back(reading.trimmed))
         return Trimmed(before=before, after=min((left for left in looks if left is not None), default=None))
 

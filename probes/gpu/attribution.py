@@ -31,12 +31,17 @@ class PidView(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Share:
-    """One worker's part. used_bytes: on all its devices together. capacity_bytes: of those devices; device_used_bytes:
-    by everybody on them. estimated: used_bytes is what the others leave, not what NVML tells of the process."""
+    """One worker's part. used_bytes: on all its devices together, with its ranks. capacity_bytes: of those devices;
+    device_used_bytes: by everybody on them. room_bytes: the least that is free on any of them. ratio: its largest part
+    of one of them. ranks: how many hold memory there. estimated: used_bytes is what the others leave, not what NVML
+    tells of the process."""
 
     used_bytes: int | None = None
     capacity_bytes: int | None = None
     device_used_bytes: int | None = None
+    room_bytes: int | None = None
+    ratio: float | None = None
+    ranks: int = 0
     estimated: bool = False
 
 
@@ -74,8 +79,8 @@ def attribute(
     pids_seen: NVML listed a worker's pid before: no container hides them, and a stranger is a process that just ended.
     """
     chosen, missing = _choose(reading.devices, configured)
-    below = ranks or [()] * len(workers)
-    pids = [_names(own, existing) | frozenset(others) for own, others in zip(workers, below, strict=True)]
+    below = [frozenset(others) for others in ranks or [()] * len(workers)]
+    pids = [_names(own, existing) | others for own, others in zip(workers, below, strict=True)]
     case = _Case(
         devices=chosen,
         is_configured=bool(configured),
@@ -88,7 +93,7 @@ def attribute(
     used = chosen if configured else found or (chosen if len(chosen) == 1 else [])
     uuids = frozenset(uuid for d in used for uuid in (d.uuid, d.parent) if uuid is not None)
     return Attribution(
-        shares=tuple(case.share(own) for own in pids),
+        shares=tuple(case.share(own, others) for own, others in zip(pids, below, strict=True)),
         view=case.view,
         devices=(uuids if case.is_whole else uuids | (before or frozenset())) or None,
         missing=missing,
@@ -106,31 +111,36 @@ class _Case:
     is_whole: bool
     existing: Collection[int]
 
-    def share(self, pids: frozenset[int]) -> Share:
-        """0 bytes is what a driver says that does not tell: a process that is listed uses some."""
+    def share(self, pids: frozenset[int], ranks: frozenset[int]) -> Share:
+        """pids: of the worker and its ranks. What it holds on each device is told, or else estimated."""
         mine = [d for d in self.devices if pids & _list(d).keys()]
         at_work = mine or (self.devices if self.is_configured or len(self.devices) == 1 else [])
-        used = _sum([_list(d)[pid] or None for d in mine for pid in pids & _list(d).keys()]) if self.is_whole else None
-        estimated = self._estimate(pids, at_work) if used is None and self.is_alone else None
+        parts = [_told(d, pids) if self.is_whole else None for d in mine]
+        estimated = _sum(parts) is None and self.is_alone
+        if estimated:
+            parts = self._estimate(pids, at_work)
+        devices = at_work if estimated else mine
+        used = _sum(parts)
         return Share(
-            used_bytes=used if used is not None else estimated,
+            used_bytes=used,
             capacity_bytes=_sum([d.total_bytes for d in at_work]),
             device_used_bytes=_sum([d.used_bytes for d in at_work]),
-            estimated=estimated is not None,
+            room_bytes=_least([_minus(d.total_bytes, [d.used_bytes]) for d in at_work]),
+            ratio=None if used is None else _largest_ratio(parts, [d.total_bytes for d in devices]),
+            ranks=len({pid for d in mine for pid in ranks & _list(d).keys()}),
+            estimated=estimated and used is not None,
         )
 
-    def _estimate(self, pids: frozenset[int], devices: Sequence[DeviceReading]) -> int | None:
-        """The only worker's memory where the lists do not tell it. None when others may hold some of it."""
+    def _estimate(self, pids: frozenset[int], devices: Sequence[DeviceReading]) -> list[int | None]:
+        """The only worker's memory on each device where the lists do not tell it. None when others may hold some."""
         if self.view is PidView.NO_AMOUNTS:
-            return _sum(
-                [_minus(d.used_bytes, [u or None for p, u in _list(d).items() if p not in pids]) for d in devices]
-            )
+            return [_minus(d.used_bytes, [u or None for p, u in _list(d).items() if p not in pids]) for d in devices]
         if not self.is_configured or not self.is_whole:
-            return None
+            return []
         if self.view is PidView.FOREIGN_PIDS:
             strangers = [[u or None for pid, u in _list(d).items() if pid not in self.existing] for d in devices]
-            return _sum([amounts[0] if len(amounts) == 1 else None for amounts in strangers])
-        return _sum([d.used_bytes for d in devices]) if self.view is PidView.EMPTY else None
+            return [amounts[0] if len(amounts) == 1 else None for amounts in strangers]
+        return [d.used_bytes for d in devices] if self.view is PidView.EMPTY else []
 
 
 def _choose(
@@ -175,6 +185,11 @@ def _list(device: DeviceReading) -> Mapping[int, int | None]:
     return device.processes or {}
 
 
+def _told(device: DeviceReading, pids: frozenset[int]) -> int | None:
+    """0 bytes is what a driver says that does not tell: a process that is listed uses some."""
+    return _sum([_list(device)[pid] or None for pid in pids & _list(device).keys()])
+
+
 def _minus(total: int | None, parts: Sequence[int | None]) -> int | None:
     known = [part for part in parts if part is not None]
     return None if total is None or len(known) < len(parts) else max(0, total - sum(known))
@@ -184,3 +199,15 @@ def _sum(amounts: Sequence[int | None]) -> int | None:
     """None when empty or when one is unknown."""
     known = [amount for amount in amounts if amount is not None]
     return sum(known) if known and len(known) == len(amounts) else None
+
+
+def _least(amounts: Sequence[int | None]) -> int | None:
+    """None when empty or when one is unknown."""
+    known = [amount for amount in amounts if amount is not None]
+    return min(known) if known and len(known) == len(amounts) else None
+
+
+def _largest_ratio(parts: Sequence[int | None], totals: Sequence[int | None]) -> float | None:
+    """None when one is unknown."""
+    known = [part / total for part, total in zip(parts, totals, strict=True) if part is not None and total]
+    return max(known) if known and len(known) == len(parts) else None

@@ -7,13 +7,11 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from probes.gpu.attribution import PidView, attribute
+from probes.gpu.attribution import PidView, Share, attribute
 from probes.gpu.reader import GpuReader
 from probes.gpu.reading import DeviceReading, GpuReading
 from probes.host import Host
 from probes.messages import Life, MemorySample
-
-MAX_DEPTH = 16  # of processes that start processes
 
 _CONTAINER: Mapping[PidView | None, str] = {
     PidView.NO_AMOUNTS: "NVML lists its workers without their memory",
@@ -93,22 +91,25 @@ class TargetGpu:
         mine = {d.uuid for d in self.reading().devices if d.uuid is not None} if self._configured else self._devices
         return self.reader.burst(frozenset(mine) if mine else None)
 
-    def complete(self, samples: Sequence[MemorySample], workers: Mapping[int, Life]) -> list[MemorySample]:
+    def complete(
+        self, samples: Sequence[MemorySample], workers: Mapping[int, Life], helpers: Mapping[Life, Collection[Life]]
+    ) -> list[MemorySample]:
         """The samples of these workers, by slot, with what they hold on the GPU. What is not known stays None.
 
+        helpers: of each worker the processes below it; those that NVML lists are its ranks, whose memory is its own.
         A life's memory is either told by NVML or estimated: the two differ, and a step from one to the other would look
         like a leak. Where the worker's own allocator was asked already (reserved_bytes), nothing is estimated.
         """
         self.reader.wait_ready()
         reading = self.reader.read()
         lives = [workers[sample.slot] for sample in samples]
-        existing = frozenset(self._host.pids())
+        listed = {pid for device in reading.devices for pid in device.processes or ()}
         found = attribute(
             reading,
             [(life.pid, *self._host.namespace_pids(life.pid)) for life in lives],
             configured=self._configured,
-            existing=existing,
-            ranks=self._ranks(reading, [life.pid for life in lives], existing),
+            existing=frozenset(self._host.pids()),
+            ranks=[listed & {helper.pid for helper in helpers[life]} for life in lives],
             before=self._devices,
             pids_seen=self._is_used,
         )
@@ -119,39 +120,21 @@ class TargetGpu:
             self._told = {key for key in self._told if key in {life.key for life in lives}} | told
             known = self._told
 
-        def knows_better(sample: MemorySample, life: Life) -> bool:
-            return life.key in known or sample.reserved_bytes is not None
+        def own(sample: MemorySample, life: Life, share: Share) -> MemorySample:
+            knows_better = life.key in known or sample.reserved_bytes is not None
+            if share.used_bytes is None or (share.estimated and knows_better):
+                return sample
+            return replace(sample, gpu_used_bytes=share.used_bytes, gpu_ratio=share.ratio, gpu_ranks=share.ranks)
 
         return [
             replace(
-                sample,
-                gpu_used_bytes=None if share.estimated and knows_better(sample, life) else share.used_bytes,
+                own(sample, life, share),
                 gpu_capacity_bytes=share.capacity_bytes,
                 device_used_bytes=share.device_used_bytes,
+                gpu_room_bytes=share.room_bytes,
             )
             for sample, life, share in zip(samples, lives, found.shares, strict=True)
         ]
-
-    def _ranks(self, reading: GpuReading, workers: Sequence[int], existing: frozenset[int]) -> list[set[int]]:
-        """Of each worker the listed processes that it started, or that those started."""
-        found: dict[int, set[int]] = {pid: set() for pid in workers}
-        listed = {pid for device in reading.devices for pid in device.processes or ()}
-        for pid in (listed & existing) - found.keys():
-            above = self._ancestor(pid, found.keys())
-            if above is not None:
-                found[above].add(pid)
-        return [found[pid] for pid in workers]
-
-    def _ancestor(self, pid: int, workers: Collection[int]) -> int | None:
-        """The nearest of the workers among those above it; None when none is."""
-        for _ in range(MAX_DEPTH):
-            stat = self._host.stat(pid)
-            if stat is None:
-                return None
-            pid = stat.parent_pid
-            if pid in workers:
-                return pid
-        return None
 
 
 def describe(devices: Sequence[DeviceReading]) -> str:

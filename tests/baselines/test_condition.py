@@ -48,7 +48,7 @@ def test_sound_file_with_what_the_last_run_left_in_the_wal(filled: Path) -> None
     connection.close()
     assert copy.with_name("killed.db-wal").stat().st_size > 0
     found = examine(copy, served=True)
-    assert (found.condition, found.revision) == (Condition.SOUND, "0003")
+    assert (found.condition, found.revision) == (Condition.SOUND, "0004")
 
 
 @pytest.mark.parametrize("served", [False, True], ids=["first start", "served before"])

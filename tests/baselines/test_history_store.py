@@ -87,6 +87,9 @@ memory_samples = st.builds(
     allocated_bytes=optional(size),
     reserved_bytes=optional(size),
     uptime_s=optional(number),
+    gpu_room_bytes=optional(size),
+    gpu_ratio=optional(number),
+    gpu_ranks=optional(size),
 )
 groups = st.lists(st.lists(number, min_size=1, max_size=3).map(tuple), max_size=3).map(tuple)
 baselines = st.builds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pickle
 from dataclasses import replace
 
@@ -12,8 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import START, make_memory
 
-from baselines import leak
-from baselines.figures import Room
 from baselines.leak import LeakPolicy, LeakWatch, judge_memory
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.messages import MemorySample
@@ -150,13 +147,6 @@ def test_a_date_has_a_late_end_only_where_it_is_firm(
     assert isinstance(soonest, float)
     assert soonest <= left
     assert (latest is not None) is firm
-
-
-def test_a_slope_that_nobody_knows_gives_no_date() -> None:
-    """Not "now": an interval without an end is no growth without an end."""
-    room = Room(capacity=8e9)
-    assert [leak._seconds_left(1e9, room, slope) for slope in (math.inf, -math.inf, 0.0, -1.0)] == [None] * 4
-    assert leak._seconds_left(1e9, room, 7e9) == 1.0
 
 
 def test_the_policys_capacity_wins() -> None:

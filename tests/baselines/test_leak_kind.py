@@ -156,6 +156,59 @@ def test_live_tensors_may_take_what_is_cached_and_not_what_others_have() -> None
     assert verdict.evidence["seconds_to_capacity"] == pytest.approx((70 * GB - used) / slope * 3600)
 
 
+def test_what_processes_share_since_a_fork_takes_no_room() -> None:
+    """100 GB counted, of which the cgroup's 40 are there: 24 GB of 64 are left, and not less than nothing."""
+    verdict = follow(
+        host_anon_bytes=LEAK + 98 * GB,
+        cgroup_bytes=LEAK + 40 * GB,
+        available_bytes=np.full(len(TIMES), 400 * GB),
+    )
+    left, slope = verdict.evidence["seconds_to_capacity"], verdict.evidence["slope_bytes_per_hour"]
+    assert isinstance(left, float)
+    assert isinstance(slope, float)
+    assert left == pytest.approx((24 * GB - LEAK[-1]) / slope * 3600, rel=0.01)
+
+
+def test_on_several_devices_the_first_that_is_full_sets_the_date() -> None:
+    """70 of 80 GB on the one that grows and 20 on the other: 10 GB are left, not 70."""
+    verdict = follow(
+        gpu_used_bytes=LEAK + 78 * GB,  # and the 12 of the healthy one
+        device_used_bytes=LEAK + 70 * GB,
+        gpu_capacity_bytes=np.full(len(TIMES), 80 * GB),
+        gpu_room_bytes=10 * GB - LEAK,
+        allocated_bytes=np.full(len(TIMES), 40 * GB),
+        reserved_bytes=np.full(len(TIMES), 40 * GB),
+    )
+    left, slope = verdict.evidence["seconds_to_capacity"], verdict.evidence["slope_bytes_per_hour"]
+    assert isinstance(slope, float)
+    assert left == pytest.approx((10 * GB - LEAK[-1]) / slope * 3600, rel=0.01)
+    assert verdict.evidence["capacity_bytes"] == pytest.approx(100 * GB), "what it can reach until then"
+
+
+def test_tensors_on_several_devices_have_no_use_for_what_others_of_them_cache() -> None:
+    """2 GB are cached, nobody says where: 10 GB are left on the first that is full, and not 12."""
+    verdict = follow(
+        allocated_bytes=LEAK,
+        gpu_capacity_bytes=np.full(len(TIMES), 80 * GB),
+        gpu_room_bytes=np.full(len(TIMES), 10 * GB),
+    )
+    left, slope = verdict.evidence["seconds_to_capacity"], verdict.evidence["slope_bytes_per_hour"]
+    assert isinstance(slope, float)
+    assert left == pytest.approx(10 * GB / slope * 3600, rel=0.01)
+
+
+def test_with_ranks_nobody_knows_what_is_outside_torch() -> None:
+    """The agent speaks for one process, the driver's figure for all: what only ranks keep is the device's."""
+    verdict = follow(gpu_used_bytes=LEAK, device_used_bytes=LEAK, gpu_ranks=np.ones(len(TIMES)))
+    assert (verdict.evidence["channel"], verdict.evidence["kind"]) == ("gpu_used_bytes", LeakKind.DEVICE)
+
+
+def test_ranks_that_come_later_leave_no_figure_missing() -> None:
+    """The first sample may be of the worker alone: nothing that was known then has stopped coming."""
+    verdict = follow(gpu_ranks=(TIMES > 600).astype(float))
+    assert (verdict.status, verdict.reason) == (Status.OK, Reason.STEADY)
+
+
 def test_growth_with_new_shapes_and_not_with_time() -> None:
     rng = np.random.default_rng(1)
     new = rng.poisson(4, 24)

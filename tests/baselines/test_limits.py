@@ -73,6 +73,23 @@ def test_memory_limit(used: int, gpu: int | None, status: Status, channel: str) 
         assert (verdict.reason, verdict.cause, verdict.life) == (Reason.LIMIT_EXCEEDED, Cause.MODEL, "7@1")
 
 
+def test_of_several_devices_the_fullest_counts() -> None:
+    """78 of 80 GB on one and 2 on the other: not half of what it can have."""
+    point = make_memory(np.array([1_000]), gpu_used_bytes=80, gpu_capacity_bytes=160, gpu_ratio=78 / 80)[0]
+    verdict = judge_memory_limit(point, LimitsPolicy(memory_ratio=0.9), now=START)
+    assert verdict is not None
+    assert (verdict.status, verdict.evidence["memory_ratio"]) == (Status.WORSE, 78 / 80)
+
+
+@pytest.mark.parametrize(("cgroup", "ratio"), [(None, 1.5), (5_000, 0.625), (13_000, 1.5)])
+def test_what_processes_share_since_a_fork_counts_once(cgroup: int | None, ratio: float) -> None:
+    """A model that each of many children still shares is no more than what the cgroup holds."""
+    point = make_memory(np.array([12_000]), capacity=8_000, cgroup_bytes=cgroup)[0]
+    verdict = judge_memory_limit(point, LimitsPolicy(memory_ratio=0.9), now=START)
+    assert verdict is not None
+    assert verdict.evidence["memory_ratio"] == ratio
+
+
 @pytest.mark.parametrize(
     ("detector", "limit", "status", "refutes"),
     [

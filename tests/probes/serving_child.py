@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import signal
 import socket
 import sys
@@ -23,6 +24,7 @@ from multiprocessing import resource_tracker
 from typing import NoReturn
 
 KEPT: list[bytes] = []
+PIPES: list[int] = []  # while one is open here, what was started lives
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,6 +40,11 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.06)
         elif self.path == "/grow":
             KEPT.append(os.urandom(50_000_000))
+        elif self.path == "/start":
+            start_below()
+        elif self.path == "/stop":
+            os.close(PIPES.pop())
+            os.wait()
         elif self.path == "/hang":
             time.sleep(60)
         body = json.dumps({"pid": os.getpid()}).encode()
@@ -80,6 +87,27 @@ class Child:
             else:
                 serve(self.own)
         return pid
+
+
+def start_below() -> None:
+    """Forks a child whose own child holds 50 MB and is busy; comes back when it does."""
+    alive, held = os.pipe()
+    ready, say = os.pipe()
+    if os.fork() == 0:
+        os.close(held)
+        if os.fork() == 0:
+            KEPT.append(os.urandom(50_000_000))
+            os.write(say, b"!")
+            while not select.select([alive], [], [], 0)[0]:
+                pass
+        else:
+            os.wait()
+        os._exit(0)
+    for end in (alive, say):
+        os.close(end)
+    PIPES.append(held)
+    os.read(ready, 1)
+    os.close(ready)
 
 
 def rest() -> NoReturn:

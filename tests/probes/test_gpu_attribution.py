@@ -36,7 +36,13 @@ def look(*devices: DeviceReading, workers: tuple[tuple[int, ...], ...] = ((7,),)
 def test_a_worker_is_found_by_its_pid_on_all_its_devices() -> None:
     """And what others hold there is told apart; a device without it is none of its own."""
     seen = look(gpu(0, {7: 4 * GB, 8: GB}), gpu(1, {7: 5 * GB}), gpu(2, {8: 3 * GB}))
-    share = Share(used_bytes=9 * GB, capacity_bytes=160 * GB, device_used_bytes=20 * GB)
+    share = Share(
+        used_bytes=9 * GB,
+        capacity_bytes=160 * GB,
+        device_used_bytes=20 * GB,
+        room_bytes=70 * GB,
+        ratio=5 / 80,
+    )
     assert (seen.shares, seen.view, seen.devices) == ((share,), PidView.SEEN, {"GPU-0", "GPU-1"})
 
 
@@ -52,7 +58,18 @@ def test_what_a_worker_started_works_for_it() -> None:
     """Tensor parallel behind one server: the ranks hold the devices, the server holds the socket."""
     seen = look(gpu(0, {8: 4 * GB}), gpu(1, {9: 5 * GB, 30: GB}), workers=((7,), (20,)), ranks=[{8, 9}, set()])
     assert [s.used_bytes for s in seen.shares] == [9 * GB, None]
+    assert [s.ranks for s in seen.shares] == [2, 0]
     assert (seen.view, seen.devices) == (PidView.SEEN, {"GPU-0", "GPU-1"})
+
+
+def test_of_several_devices_the_one_that_is_full_first_sets_the_room() -> None:
+    """70 of 80 GB on one, 20 on the other: 10 are left, whatever is free there; not known where one is not."""
+    full, empty = gpu(0, {7: 60 * GB, 8: 10 * GB}, used=70 * GB), gpu(1, {7: 20 * GB}, used=20 * GB)
+    both = look(full, empty).shares[0]
+    assert (both.used_bytes, both.capacity_bytes, both.room_bytes, both.ratio) == (80 * GB, 160 * GB, 10 * GB, 0.75)
+    assert look(full, gpu(1, {8: 20 * GB})).shares[0].room_bytes == 10 * GB, "that one is none of its own"
+    blind = look(full, gpu(1, {7: 20 * GB}, used_bytes=None)).shares[0]
+    assert (blind.used_bytes, blind.room_bytes) == (80 * GB, None)
 
 
 @pytest.mark.parametrize("configured", [("GPU-1",), (1,)])
@@ -130,7 +147,8 @@ def test_pids_without_amounts_are_never_zero(amount: int | None) -> None:
     """The only worker has what the others leave; where they do not tell either, nobody knows."""
     alone = look(gpu(0, {7: amount}))
     assert (alone.view, alone.shares[0].used_bytes, alone.shares[0].estimated) == (PidView.NO_AMOUNTS, 10 * GB, True)
-    assert look(gpu(0, {7: amount, 8: 3 * GB})).shares[0].used_bytes == 7 * GB
+    beside = look(gpu(0, {7: amount, 8: 3 * GB})).shares[0]
+    assert (beside.used_bytes, beside.ratio) == (7 * GB, 7 / 80)
     assert look(gpu(0, {7: amount, 8: amount})).shares[0].used_bytes is None
     assert look(gpu(0, {7: amount}), workers=((7,), (8,))).shares[0].used_bytes is None
 
@@ -199,6 +217,7 @@ def test_the_ranks_of_a_server_are_found_below_it(tmp_path: Path, monkeypatch: p
     try:
         [sample] = watch.sample(now=1.0)
         assert (sample.gpu_used_bytes, sample.gpu_capacity_bytes) == (7 * GB, 160 * GB)
+        assert (sample.gpu_ranks, sample.gpu_room_bytes, sample.gpu_ratio) == (1, 71 * GB, 4 / 80)
         assert (usage.view, usage.knows_devices) == (PidView.SEEN, True)
     finally:
         reader.close()

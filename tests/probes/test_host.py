@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from probes.host import Host, Status, endpoint
+from probes.host import Host, Stat, Status, below, endpoint
 
 MIB = 2**20
 TCP_HEADER = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -351,6 +351,22 @@ def test_a_stat_line_is_read_from_its_last_parenthesis(host: Host, name: str) ->
     assert stat is not None
     assert (stat.pid, stat.parent_pid, stat.start_ticks, stat.is_running) == (42, 41, 987654, True)
     assert host.running().keys() == {42}
+
+
+@pytest.mark.parametrize(
+    ("parents", "expected"),
+    [
+        pytest.param({7: 1, 8: 7, 9: 8, 30: 1}, {7: {8, 9}}, id="however deep, and no stranger"),
+        pytest.param({7: 1, 8: 7, 20: 8, 21: 20}, {7: {8}, 20: {21}}, id="a worker below another is its own"),
+        pytest.param({7: 1, 8: 9, 9: 8}, {7: set()}, id="a circle, from a pid that was reused"),
+        pytest.param({7: 7, 8: 7}, {7: {8}}, id="its own parent, likewise"),
+        pytest.param({8: 1}, {7: set()}, id="a worker that is gone"),
+    ],
+)
+def test_what_a_worker_started_is_below_it(parents: dict[int, int], expected: dict[int, set[int]]) -> None:
+    """Each process is of the nearest worker above it alone."""
+    running = {pid: Stat(pid=pid, state="S", parent_pid=parent, start_ticks=1) for pid, parent in parents.items()}
+    assert below(expected.keys(), running) == expected
 
 
 def test_what_is_gone_reads_as_unknown(tmp_path: Path) -> None:

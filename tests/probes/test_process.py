@@ -22,6 +22,7 @@ from ports import free_port
 from probes.canary.burst import CanaryPlan
 from probes.canary.http import HttpCanary
 from probes.expectation import Expectation
+from probes.host import Host
 from probes.messages import Life, Outcome
 from probes.process import (
     ProcessSpec,
@@ -261,6 +262,55 @@ def test_memory_samples_follow_private_memory() -> None:
         assert before.load is None, "there is nothing to compare with"
         assert after.load is not None
         assert 0 <= after.load < 64, "CPU seconds a second"
+
+
+def test_what_a_worker_started_holds_memory_for_it() -> None:
+    """An engine two forks below it: its memory and its CPU time are the worker's, till it ends."""
+    with serving("single") as served:
+        watch = WorkerWatch(ProcessSpec(port=served.port, workers="self"), target="toy")
+        served.get("/")
+        [before] = watch.sample(now=10.0)
+        served.get("/start")
+        [after] = watch.sample(now=20.0)
+        assert before.host_anon_bytes is not None
+        assert after.host_anon_bytes is not None
+        grown = after.host_anon_bytes - before.host_anon_bytes
+        assert 50_000_000 < grown < 80_000_000 + 2 * before.host_anon_bytes, "what is shared since a fork counts twice"
+        assert (after.life, after.threads, after.fds) == (before.life, 1, (before.fds or 0) + 1)
+        [life] = watch.find().values()
+        assert grown - 5_000_000 < watch.helpers_bytes(life) < grown + 5_000_000
+        wait_for(lambda: (watch.sample(now=30.0)[0].load or 0.0) > 0.1)
+        served.get("/stop")
+        wait_for(lambda: (watch.sample(now=40.0)[0].host_anon_bytes or 0) < before.host_anon_bytes + 10_000_000)
+        assert watch.helpers_bytes(life) < 50_000_000
+
+
+def test_workers_are_no_part_of_each_other_and_their_master_none_of_them() -> None:
+    """Each counts for itself; all of them for the master where that is the worker."""
+    with serving("master", 2) as served:
+        alone = [life_of(pid) for pid in (served.pid, *children_of(served.pid))]
+        [whole] = WorkerWatch(ProcessSpec(port=served.port, workers="self"), target="toy").sample(now=1.0)
+        each = WorkerWatch(ProcessSpec(port=served.port), target="toy").sample(now=1.0)
+        parts = [Host().status(life.pid).anon_bytes or 0 for life in alone if life is not None]
+        assert len(parts) == 3
+        assert sum(s.host_anon_bytes or 0 for s in each) == pytest.approx(sum(parts[1:]), rel=0.05)
+        assert whole.host_anon_bytes == pytest.approx(sum(parts), rel=0.05)
+
+
+def test_a_helper_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    """It has ended, or is another user's; a worker that cannot be read itself is unknown."""
+    worker, engine, hidden = 4_100_001, 4_100_002, 4_100_003  # no machine has so many
+    for pid, parent in ((worker, 1), (engine, worker), (hidden, engine)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (x) S {parent} {'0 ' * 17} 77 0 0\n")
+    for pid, kb in ((worker, 2_000), (engine, 30_000)):
+        (tmp_path / str(pid) / "status").write_text(f"RssAnon:\t{kb} kB\nThreads:\t3\n")
+    watch = WorkerWatch(ProcessSpec(parent_pid=worker, workers="self"), target="toy", host=Host(proc=tmp_path))
+    [sample] = watch.sample(now=1.0)
+    assert (sample.host_anon_bytes, sample.threads) == (32_000 * 1024, 3)
+    (tmp_path / str(worker) / "status").unlink()
+    [sample] = watch.sample(now=2.0)
+    assert sample.host_anon_bytes is None
 
 
 def test_descriptors_and_threads_are_counted() -> None:

@@ -123,6 +123,16 @@ def test_what_the_c_library_kept_comes_back_and_nothing_is_recycled(served: tupl
     assert [s.trimmed_bytes for s in target.sample_memory()] == [None]
 
 
+def test_what_a_child_of_the_worker_holds_is_not_given_back(served: tuple[Target, int]) -> None:
+    """The worker's own word after a trim is about itself alone; its figure is that of both."""
+    target, port = served
+    grow(port, "child")
+    grow(port, "free")
+    ended = recycle(target)
+    back = int(ended.evidence["before_trim_bytes"] or 0) - int(ended.evidence["after_trim_bytes"] or 0)
+    assert back == pytest.approx(GROWN, rel=0.2)
+
+
 def test_what_somebody_holds_goes_with_the_worker(served: tuple[Target, int]) -> None:
     """The trim gives nothing back, and the recycler is told."""
     target, port = served
