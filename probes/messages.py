@@ -183,7 +183,8 @@ class Burst:
     provenance: versions and names seen with the answers (server, model_version, torch, cuda, driver, ...).
     generation: hash of the target's set of lives at the time; None when its processes are not watched.
     workers_alive: processes found for the target; None when they are not watched.
-    worker_cpu: CPU seconds per second of the busiest worker during the burst; None when not watched.
+    worker_cpu: CPU seconds per second of the busiest process of the workers and those below them, during the burst;
+    None when not watched.
     facts: numbers by name: the load, what went on around it (`probes.facts`), and of the isolated worker (model_load_s,
     allocated_bytes, peak_allocated_bytes, ...).
     isolated: answered by an isolated worker, not by the serving one; not stored, the canary's configuration says it.

@@ -106,7 +106,7 @@ class WorkerWatch:
 
     def sample(self, now: float) -> list[MemorySample]:
         """Memory of every worker at `now`; empty when there are none. A figure that cannot be read is None."""
-        workers, helpers = self._look()
+        workers, helpers = self.look()
         loads = self._loads(helpers)
         with self._lock:
             trimmed, self._trimmed = self._trimmed, {}
@@ -122,10 +122,10 @@ class WorkerWatch:
 
     def helpers_bytes(self, life: Life) -> int:
         """The part of the worker's host memory that the processes below it hold now; 0 where there are none."""
-        _, helpers = self._look()
+        _, helpers = self.look()
         return self._anon_bytes(helpers.get(life, ()))
 
-    def _look(self) -> tuple[dict[int, Life], dict[Life, list[Life]]]:
+    def look(self) -> tuple[dict[int, Life], dict[Life, list[Life]]]:
         """The workers by slot, and of each the processes below it: one look at every process of the machine."""
         running = self._host.running()
         workers = self._find(running)

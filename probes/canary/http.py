@@ -93,7 +93,9 @@ class HttpCanary:
         that gets no completed answer, or is turned down, is the burst's only sample.
         """
         at = self._now()
-        run = _Run(golden=golden, lives=() if self._workers is None else tuple(self._workers.find().values()))
+        workers, helpers = ({}, {}) if self._workers is None else self._workers.look()
+        below = [helper for started in helpers.values() for helper in started]
+        run = _Run(golden=golden, lives=tuple(workers.values()), processes=(*workers.values(), *below))
         with contextlib.ExitStack() as stack:
             connection = stack.enter_context(self._connect())
             control = None if self._control is None else stack.enter_context(self._connect())
@@ -142,11 +144,11 @@ class HttpCanary:
 
     def _sample(self, connection: Connection, control: Connection | None, run: _Run) -> Sample:
         """One request, judged, and the control request beside it."""
-        at, delay_before, cpu_before = self._now(), self._own_delay_s(), cpu_seconds(run.lives)
+        at, delay_before, cpu_before = self._now(), self._own_delay_s(), cpu_seconds(run.processes)
         began = self._monotonic()
         exchange = connection.ask(self._question)
         took_s = self._monotonic() - began
-        run.add_cpu(took_s, cpu_before, cpu_seconds(run.lives))
+        run.add_cpu(took_s, cpu_before, cpu_seconds(run.processes))
         own_delay_s = self._own_delay_s() - delay_before
         outcome, detail = self._judge(exchange, run)
         life = self._find_life(exchange, connection, run)
@@ -235,11 +237,13 @@ def _is_beyond_us(exchange: Exchange) -> bool:
 class _Run:
     """One burst while it runs.
 
-    peer: the life at the other end of the open connection. ended, control_ended: send no more.
+    lives: the workers; processes: these and what is below them. peer: the life at the other end of the open connection.
+    ended, control_ended: send no more.
     """
 
     golden: Output | None
     lives: tuple[Life, ...]
+    processes: tuple[Life, ...]
     samples: list[Sample] = field(default_factory=list)
     output: Output | None = None
     provenance: dict[str, str] = field(default_factory=dict)
@@ -269,5 +273,5 @@ class _Run:
 
     @property
     def busiest(self) -> float | None:
-        """CPU seconds per second of the busiest worker while the burst waited; None when it could not be read."""
+        """CPU seconds per second of the busiest process while the burst waited; None when it could not be read."""
         return max(self.cpu_s.values()) / self.waited_s if self.cpu_s and self.waited_s > 0 else None

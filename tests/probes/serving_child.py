@@ -6,7 +6,8 @@ plain       listens on nothing
 parent N    listens on nothing and has N children that do not either (a queue worker with a pool)
 reuse N     N processes that each open the same port for themselves, under a parent that answers on none
 
-Answers carry the pid. /burn uses the CPU for 60 ms, /idle sleeps as long; /grow keeps 50 MB.
+Answers carry the pid. /burn uses the CPU for 60 ms, /idle sleeps as long; /grow keeps 50 MB; /start has a process below
+it keep as much and use the CPU until /stop.
 """
 
 from __future__ import annotations

@@ -276,8 +276,8 @@ class Workers:
     def __init__(self, *lives: Life) -> None:
         self.lives = lives
 
-    def find(self) -> dict[int, Life]:
-        return dict(enumerate(self.lives))
+    def look(self) -> tuple[dict[int, Life], dict[Life, list[Life]]]:
+        return dict(enumerate(self.lives)), {}
 
 
 NAMED = Life(pid=41, start_ticks=99)  # by the header of /named
@@ -356,8 +356,8 @@ def test_the_header_counts_only_when_it_names_a_worker(server: FaultServer, know
     named = Life(pid=41, start_ticks=99) if known else Life(pid=41, start_ticks=98)
 
     class Watched:
-        def find(self) -> dict[int, Life]:
-            return {0: named}
+        def look(self) -> tuple[dict[int, Life], dict[Life, list[Life]]]:
+            return {0: named}, {}
 
     burst = build(server.url("/named"), workers=Watched()).burst(size=2)
     assert [s.life for s in burst.samples] == ["41@99" if known else None] * 2

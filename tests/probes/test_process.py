@@ -439,6 +439,10 @@ def test_a_burst_tells_how_busy_the_worker_was() -> None:
         assert idle is not None
         assert 0 <= idle < burning <= 1.2
         assert burning * wall_s >= 3 * 0.06  # what it used, as a share of no more than the whole burst
+        canary(served, "/start").burst(size=1)
+        engine = canary(served, "/idle").burst(size=3).worker_cpu
+        assert engine is not None
+        assert engine > 2 * idle, "what it started computes for it: it is busy and does not hang"
 
 
 ASGI = """

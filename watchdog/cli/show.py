@@ -113,6 +113,7 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
             capacity = policy.capacity_bytes or newest.capacity_bytes
             rows.append(
                 {
+                    **verdict.evidence,  # its capacity is that of what it is about
                     "slot": newest.slot,
                     "life": newest.life,
                     "at": newest.at,
@@ -122,7 +123,6 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
                     "gpu_capacity_bytes": newest.gpu_capacity_bytes,
                     "status": verdict.status,
                     "reason": verdict.reason,
-                    **dict(verdict.evidence),
                 }
             )
     if json:
