@@ -9,8 +9,9 @@ from typing import Any
 
 from baselines.gpu_signals import SIGNALS
 from baselines.gpu_view import LOADED_PERCENT, WINDOW_S, Around, Finding, View
-from baselines.hardware import by_severity, find, judge_gpu
-from baselines.verdict import Check, Evidence, Reason, Status, Verdict
+from baselines.hardware import by_severity, disproves, find, grounds_of, judge_gpu
+from baselines.verdict import Check, Evidence, Level, Reason, Status, Verdict
+from probes.gpu.reading import Figure
 from probes.gpu.reading import Xid as XidEvent
 from probes.gpu.sample import DeviceSample, GpuSample
 
@@ -45,8 +46,9 @@ NORMS: Mapping[str, Norm] = {
 class Remembered:
     """What survives a restart, of one device. Values that JSON carries.
 
-    last: the newest sample's figures and time. normal: by figure; moved_at: since when it is another one. began: since
-    when each rule has been broken without a break.
+    last: the newest sample's figures; of those that it did not tell and a fault rests on, the last that were told.
+    normal: by figure; moved_at: since when it is another one. began: since when each rule has been broken without a
+    break.
     """
 
     uuid: str
@@ -71,7 +73,9 @@ class DeviceWatch:
         self._began = dict(remembered.began) if remembered else {}
         self._seed = remembered
         self._stored: Remembered | None = None
-        self._told: dict[Reason, frozenset[str]] = {}  # the figures there were when it was found
+        self._grounds: dict[Reason, dict[str, Figure]] = {}  # what each finding rests on, as it was last told
+        self._unread: frozenset[Reason] = frozenset()
+        self._usual: frozenset[str | None] | None = None  # what failed in every reading in which nothing was found
         self.findings: Sequence[Finding] = ()
 
     @property
@@ -85,9 +89,9 @@ class DeviceWatch:
             return
         if before is not None and sample.at <= before.at:
             self._samples.clear()
-        if self._seed is not None and not self._samples and 0 < sample.at - self._seed.at <= SEED_S:
-            self._samples.append(replace(sample, at=self._seed.at, figures=self._seed.last, others=None))
-        self._seed = None
+        if self._seed is not None:
+            self._take_up(self._seed, sample)
+            self._seed = None
         self._samples.append(sample)
         while len(self._samples) > 2 and self._samples[1].at <= sample.at - WINDOW_S:
             self._samples.popleft()
@@ -97,22 +101,21 @@ class DeviceWatch:
     def judge(self, xids: Sequence[XidEvent], around: Around, *, now: float) -> Verdict | None:
         """The verdict on the device, see `hardware.judge_gpu`; ValueError before the first sample.
 
-        What was found stands for as long as figures that told it cannot be read: no evidence is no recovery.
+        What was found stands, whatever is missing and why, until what told it is read again and is good: no evidence is
+        no recovery.
         """
         if not self._samples:
             raise ValueError("no sample of this device was taken")
-        view = View(samples=tuple(self._samples), now=now, xids=xids, around=around, moved=self._moved())
-        found, newest = find(view), self._samples[-1]
-        told = {f.reason: newest.told for f in found}
-        unread = [
-            f
-            for f in self.findings
-            if f.reason not in told and newest.failed and not self._told[f.reason] <= newest.told
-        ]
-        self._told = {f.reason: self._told[f.reason] for f in unread} | told
-        self._began = {f.reason: min(f.since, self._began.get(f.reason, f.since)) for f in (*found, *unread)}
-        self.findings = by_severity(replace(f, since=self._began[f.reason]) for f in (*found, *unread))
-        return judge_gpu(view, self.findings, target=self._target, unread={f.reason for f in unread})
+        newest = self._samples[-1]
+        view = View(samples=tuple(self._samples), now=now, xids=xids, around=around, moved=self._moved(newest))
+        found = find(view)
+        known, usual = {f.reason for f in found}, self._usual or frozenset()
+        earlier = [f for f in self.findings if f.reason not in known]
+        unread = [f for f in earlier if not disproves(newest, self._grounds[f.reason], usual)]
+        self._hold(found, unread, newest)
+        if not self.findings and newest.told:
+            self._usual = frozenset({newest.failed}) if self._usual is None else usual & {newest.failed}
+        return judge_gpu(view, self.findings, target=self._target, unread=self._unread)
 
     def cannot_tell(self, reason: Reason, *, now: float) -> Verdict | None:
         """The verdict while the driver as a whole does not answer; None of a device that was never seen. What was found
@@ -140,7 +143,7 @@ class DeviceWatch:
         now = Remembered(
             uuid=newest.uuid,
             at=newest.at,
-            last={key: value for key, value in newest.figures.items() if value is not None},
+            last={key: value for key, value in newest.figures.items() if value is not None} | self._unread_figures(),
             normal=dict(self._normal),
             moved_at=dict(self._moved_at),
             began=dict(self._began),
@@ -154,12 +157,33 @@ class DeviceWatch:
         self._stored = now
         return now
 
-    def _moved(self) -> dict[str, tuple[float, float, float]]:
-        newest = self._samples[-1]
+    def _take_up(self, seed: Remembered, sample: DeviceSample) -> None:
+        """Go on from an earlier run: from its last reading, unless that is too old, and from what was found then."""
+        before = replace(sample, at=seed.at, figures=seed.last, fault=None, others=None)
+        view = View(samples=(before,), now=seed.at, moved=self._moved(before))
+        self._hold([f for f in find(view) if f.reason in seed.began], [], before)
+        if not self._samples and 0 < sample.at - seed.at <= SEED_S:
+            self._samples.append(before)
+
+    def _hold(self, found: Sequence[Finding], unread: Sequence[Finding], sample: DeviceSample) -> None:
+        """These are the findings now. found: in this sample. unread: earlier, and not refuted by it."""
+        stand = [*found, *unread]
+        rests_on = {f.reason: grounds_of(f.reason, sample) for f in found}
+        self._grounds = {f.reason: self._grounds.get(f.reason, {}) | rests_on.get(f.reason, {}) for f in stand}
+        self._began = {f.reason: min(f.since, self._began.get(f.reason, f.since)) for f in stand}
+        self._unread = frozenset(f.reason for f in unread)
+        self.findings = by_severity((replace(f, since=self._began[f.reason]) for f in stand), self._unread)
+
+    def _unread_figures(self) -> dict[str, Figure]:
+        """What the faults rest on that cannot be read now; lesser things rest on counters, which must not be mixed."""
+        faults = [self._grounds[reason] for reason in self._unread if SIGNALS[reason].level is Level.PAGE]
+        return {name: value for grounds in faults for name, value in grounds.items()}
+
+    def _moved(self, sample: DeviceSample) -> dict[str, tuple[float, float, float]]:
         return {
             name: (self._normal[name], value, since)
             for name, since in self._moved_at.items()
-            if (value := self._figure(name, newest)) is not None
+            if (value := self._figure(name, sample)) is not None
         }
 
     def _figure(self, name: str, sample: DeviceSample) -> float | None:

@@ -35,11 +35,17 @@ def main() -> NoReturn:
     nvml = Nvml.load()
     xids = nvml.sibling()
     asked: Asked = queue.SimpleQueue()
+    granted = threading.Semaphore(0)
+
+    def may_register() -> None:
+        say("registering")
+        granted.acquire()
+
     reading = threading.Thread(
-        target=_guarded, args=(lambda: _answer(nvml, xids, asked, say),), name="nvml", daemon=True
+        target=_guarded, args=(lambda: _answer(nvml, xids, asked, say, may_register),), name="nvml", daemon=True
     )
     reading.start()
-    _guarded(lambda: _listen(nvml, xids, asked, say))
+    _guarded(lambda: _listen(nvml, xids, asked, granted, say))
     asked.put(None)
     reading.join()  # however long its call takes: a client that ends in the middle of one does the driver no good
     os._exit(0)  # the other thread only waits for events
@@ -71,7 +77,7 @@ def _guarded(work: Callable[[], None]) -> None:
         os._exit(1)
 
 
-def _listen(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
+def _listen(nvml: Nvml, xids: Nvml, asked: Asked, granted: threading.Semaphore, say: Say) -> None:
     """Until the daemon closes the pipe, or is gone, which is the same."""
     rest, beat_at = b"", time.monotonic()
     with selectors.DefaultSelector() as selector:
@@ -82,8 +88,11 @@ def _listen(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
                 if not data:
                     return
                 *lines, rest = (rest + data).split(b"\n")
-                for line in lines:
-                    asked.put(wire.decode(line))
+                for request in map(wire.decode, lines):
+                    if request["kind"] == "register":
+                        granted.release()
+                    else:
+                        asked.put(request)
             if time.monotonic() >= beat_at:
                 beat_at = time.monotonic() + wire.BEAT_S
                 call = nvml.slowest()
@@ -95,7 +104,7 @@ def _listen(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
                 )
 
 
-def _answer(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
+def _answer(nvml: Nvml, xids: Nvml, asked: Asked, say: Say, may_register: Callable[[], None]) -> None:
     nvml.initialise()
     count, why = (0, nvml.why) if nvml.why is not None else nvml.call("nvmlDeviceGetCount")
     if why is None and not count:
@@ -108,6 +117,7 @@ def _answer(nvml: Nvml, xids: Nvml, asked: Asked, say: Say) -> None:
         XidWatch(
             xids,
             count,
+            may_register=may_register,
             on_watched=lambda uuids: say("watched", devices=uuids),
             on_xid=lambda xid: say("xid", **asdict(xid)),
         ).start()

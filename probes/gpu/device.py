@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Literal
 
-from probes.gpu.health import Memo, read_health
+from probes.gpu.health import ANSWERED, Memo, read_health
 from probes.gpu.nvml import GpuFault, Nvml
 from probes.gpu.reading import DeviceReading
 
@@ -64,7 +64,8 @@ class Device:
         handle, fault = self._nvml.call("nvmlDeviceGetHandleByIndex", self._index)
         if handle is None:
             return self._lost or fault
-        self._handle, self._lost, self._memo = handle, None, {}
+        self._handle, self._lost = handle, None
+        self._memo = {ANSWERED: self._memo.get(ANSWERED, set())}
         self._whole.open(handle)
         self._find_slices()
         return None

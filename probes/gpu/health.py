@@ -12,15 +12,19 @@ from collections.abc import Iterable, Mapping
 from ctypes import Structure, byref, c_uint, c_ulonglong
 from typing import Any
 
-from probes.gpu.nvml import GpuFault, Nvml
+from probes.gpu.nvml import FAULTS, GpuFault, Nvml
 from probes.gpu.reading import Figure
 
 Memo = dict[str, Any]
 """What a device answered that will not change: kept by the caller, one for each device, as long as the driver runs."""
+ANSWERED = "answered"
+"""The calls of a memo that answered once: they hold for the device, whatever handle it has."""
 
 _MOST = 2**63 - 17  # above it are blanks: DCGM's begin at 2^63-16, NVML_VALUE_NOT_AVAILABLE is 2^64-1
 _MOST_32 = 2**31 - 17  # the same for values of 32 bits
 _SRAM_V1 = 0x1000068  # nvmlEccSramErrorStatus_v1
+_GRAVE = (GpuFault.GPU_LOST, GpuFault.RESET_REQUIRED)
+_UNKNOWN_FIELD = 2  # NVML_ERROR_INVALID_ARGUMENT of one field: the driver is older than it
 
 # NVML_FI_DEV_*: figure, number, factor.
 _FIELDS: tuple[tuple[str, int, float], ...] = (
@@ -101,8 +105,10 @@ class _SramStatus(Structure):
 def read_health(nvml: Nvml, handle: Any, memo: Memo | None = None) -> Mapping[str, Figure]:
     """Every figure of the tables above and below, by name; None where it is not told.
 
-    memo: remembered between calls for the same device: what cannot change, and what it does not support.
-    "fault" is the first thing that went wrong besides "not supported" and "no permission", a `GpuFault`; None: nothing.
+    memo: remembered between calls for the same device: what cannot change, and what it does not support. A call that
+    answered once is made again, whatever it says later.
+    "fault" is what went wrong besides "not supported" and "no permission", a `GpuFault`: that the device is lost or
+    needs a reset, else the first thing; None: nothing.
     A call into a wedged driver never returns.
     """
     return _Reading(nvml, handle, {} if memo is None else memo).take()
@@ -114,21 +120,22 @@ class _Reading:
     def __init__(self, nvml: Nvml, handle: Any, memo: Memo) -> None:
         self._nvml, self._handle, self._memo = nvml, handle, memo
         self._unsupported: set[object] = memo.setdefault("unsupported", set())
-        self._fault: GpuFault | None = None
+        self._answered: set[object] = memo.setdefault(ANSWERED, set())
+        self._faults: list[GpuFault] = []
 
     def take(self) -> dict[str, Figure]:
         figures: dict[str, Figure] = {ask[0]: self._ask(ask) for ask in _ASKED}
         fields = self._fields([(number, 0) for _, number, _ in _FIELDS])
         for (name, _, factor), value in zip(_FIELDS, fields, strict=True):
-            figures[name] = _field(value, factor, signed=name in _SIGNED)
+            figures[name] = self._field(value, factor, signed=name in _SIGNED)
         figures |= self._rows() | self._repair() | self._utilisation() | self._constants()
         figures["sram_threshold_exceeded"] = self._sram()
         figures |= self._links(figures.pop("nvlink_count"), figures)
-        figures["fault"] = None if self._fault is None else str(self._fault)
+        figures["fault"] = next(map(str, sorted(self._faults, key=lambda fault: fault not in _GRAVE)), None)
         return figures
 
     def _call(self, *call: Any, about_device: bool = True) -> Any:
-        """The value, or None; a call that is not supported is not made again."""
+        """The value, or None; a call that never answered and is not supported is not made again."""
         if call in self._unsupported:
             return None
         value, fault = self._nvml.call(call[0], *([self._handle] if about_device else []), *call[1:])
@@ -136,17 +143,19 @@ class _Reading:
         return value
 
     def _note(self, call: object, fault: GpuFault | None) -> None:
-        if fault is GpuFault.NOT_SUPPORTED:
-            self._unsupported.add(call)
-        elif fault is not None and fault is not GpuFault.NO_PERMISSION:
-            self._fault = self._fault or fault
+        if fault is None:
+            self._answered.add(call)
+        elif fault is GpuFault.NOT_SUPPORTED:
+            self._unsupported |= {call} - self._answered
+        elif fault is not GpuFault.NO_PERMISSION:
+            self._faults.append(fault)
 
     def _ask(self, ask: _Ask) -> Figure:
         _, calls, least, most, factor = ask
         for call in calls:
             value = self._call(*call)
             if value is not None:
-                return _scaled(value, least, most, factor)
+                return self._scaled(value, least, most, factor)
         return None
 
     def _fields(self, wanted: list[tuple[int, int]]) -> list[Any]:
@@ -155,11 +164,36 @@ class _Reading:
         self._note("fields", fault)
         if values is None:
             return [None] * len(wanted)
+        for value in values:
+            if value.nvmlReturn not in (0, _UNKNOWN_FIELD):
+                self._note(value.fieldId, FAULTS.get(value.nvmlReturn, GpuFault.FAILED))
         return [value if value.nvmlReturn == 0 else None for value in values]
+
+    def _field(self, field: Any, factor: float, *, signed: bool = False) -> Figure:
+        if field is None or not 0 <= field.valueType < len(_UNION):
+            return None
+        member = _UNION[field.valueType]
+        value = getattr(field.value, member)
+        bits = 32 if member in _OF_32_BITS else 64
+        if not signed:
+            return self._scaled(value, 0, _MOST_32 if bits == 32 else _MOST, factor)
+        if 2 ** (bits - 1) <= value < 2**bits - 1:  # a negative number that is said to be unsigned; all ones is a blank
+            value -= 2**bits
+        return self._scaled(value, -200, 200, factor)
+
+    def _scaled(self, value: Any, least: float, most: float, factor: float) -> Figure:
+        """None for what is no number between the two, both included; a blank that came as a success is a fault."""
+        if not isinstance(value, (int, float)):
+            return None
+        if least <= value <= most:
+            return value if factor == 1 else value * factor
+        if value > _MOST or _MOST_32 < value < 2**32:
+            self._faults.append(GpuFault.IMPLAUSIBLE)
+        return None
 
     def _rows(self) -> dict[str, Figure]:
         told = self._call("nvmlDeviceGetRemappedRows") or (None,) * 4
-        return dict(zip(_ROWS, (_scaled(value, 0, _MOST_32, 1) for value in told), strict=True))
+        return dict(zip(_ROWS, (self._scaled(value, 0, _MOST_32, 1) for value in told), strict=True))
 
     def _repair(self) -> dict[str, Figure]:
         told = self._call("nvmlDeviceGetRepairStatus")
@@ -167,7 +201,7 @@ class _Reading:
 
     def _utilisation(self) -> dict[str, Figure]:
         told = self._call("nvmlDeviceGetUtilizationRates")
-        return {"utilisation_percent": None if told is None else _scaled(told.gpu, 0, 100, 1)}
+        return {"utilisation_percent": None if told is None else self._scaled(told.gpu, 0, 100, 1)}
 
     def _sram(self) -> Figure:
         if "sram" in self._unsupported:
@@ -175,7 +209,7 @@ class _Reading:
         status = _SramStatus(version=_SRAM_V1)
         _, fault = self._nvml.call("nvmlDeviceGetSramEccErrorStatus", self._handle, byref(status))
         self._note("sram", fault)
-        return None if fault is not None else _scaled(status.threshold_exceeded, 0, 1, 1)
+        return None if fault is not None else self._scaled(status.threshold_exceeded, 0, 1, 1)
 
     def _constants(self) -> dict[str, Figure]:
         """What cannot change while the driver runs; asked again while it is not known."""
@@ -203,9 +237,12 @@ class _Reading:
         nothing: dict[str, Figure] = dict.fromkeys(("nvlinks", "nvlinks_up", "nvlink_errors", "nvlink_crc_errors"))
         if links == 0:
             return nothing
-        states = [_field(value, 1) for value in self._fields([(_NVLINK_STATE, link) for link in range(links)])]
+        noted = len(self._faults)
+        states = [self._field(value, 1) for value in self._fields([(_NVLINK_STATE, link) for link in range(links)])]
         if all(state is None for state in states):
             states = self._states_by_call(links)
+        elif len(self._faults) > noted:
+            states = []  # a link that cannot be read is not down
         known = [state for state in states if state is not None]
         errors = _total(totals, ("nvlink_replays", "nvlink_recoveries"))
         crc = _total(totals, ("nvlink_crc_flit_errors", "nvlink_crc_data_errors"))
@@ -226,39 +263,17 @@ class _Reading:
             state = self._call("nvmlDeviceGetNvLinkState", link)
             if state is None:
                 break
-            found.append(_scaled(state, 0, 1, 1))
+            found.append(self._scaled(state, 0, 1, 1))
         return found
 
     def _over_links(self, links: int, numbers: Iterable[int]) -> Figure:
         wanted = [(number, link) for number in numbers for link in range(links)]
-        counts = [value for each in self._fields(wanted) if isinstance(value := _field(each, 1), (int, float))]
+        counts = [value for each in self._fields(wanted) if isinstance(value := self._field(each, 1), (int, float))]
         return sum(counts) if counts else None
 
 
 _UNION = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
 _OF_32_BITS = frozenset({"uiVal", "siVal", "usVal"})
-
-
-def _field(field: Any, factor: float, *, signed: bool = False) -> Figure:
-    if field is None or not 0 <= field.valueType < len(_UNION):
-        return None
-    member = _UNION[field.valueType]
-    value = getattr(field.value, member)
-    bits = 32 if member in _OF_32_BITS else 64
-    if not signed:
-        return _scaled(value, 0, _MOST_32 if bits == 32 else _MOST, factor)
-    if (
-        2 ** (bits - 1) <= value < 2**bits - 1
-    ):  # a small negative number that is said to be unsigned; all ones is a blank
-        value -= 2**bits
-    return _scaled(value, -200, 200, factor)
-
-
-def _scaled(value: Any, least: float, most: float, factor: float) -> Figure:
-    """None for what is no number between the two, both included."""
-    if not isinstance(value, (int, float)) or not least <= value <= most:
-        return None
-    return value if factor == 1 else value * factor
 
 
 def _text(value: Any) -> str | None:

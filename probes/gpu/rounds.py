@@ -6,6 +6,8 @@
   read meanwhile.
 - A child that ends by itself, or finds no driver, is started again ever more rarely.
 - A GPU that stays lost may be there again for a process that opens NVML anew: the child is ended and started.
+- What concerns all GPUs, as opening NVML and registering for Xids, waits for a moment without any burst, as a reading
+  waits for one without a burst on its GPU, and as long.
 """
 
 from __future__ import annotations
@@ -66,6 +68,9 @@ class Rounds:
         self._heard_at = 0.0
         self._is_open = False
         self._request: _Request | None = None
+        self._anew_at: float | None = None  # since when NVML should be opened anew; None: it need not be
+        self._xids_at: float | None = None  # since when the child would register for Xids; None: it would not
+        self._is_registering = False
         self._again_s = rhythm.again_s
         self._well_at: float | None = None  # since when all is well after a child was left behind; None: not since
         self._replaced = False
@@ -90,8 +95,13 @@ class Rounds:
     def _step(self) -> None:
         now = self._monotonic()
         self._left = [helper for helper in self._left if not helper.is_gone()]
-        if self._helper is None and now < self._start_at:
-            self._closing.wait(min(_LOOK_S, self._start_at - now))
+        is_idle = self._request is None and not self._is_registering
+        if is_idle and self._anew_at is not None and self._may(None, since=self._anew_at, now=now):
+            log.info("NVML is opened anew, for a GPU that is lost")
+            self._end(in_s=0.0)
+            now = self._monotonic()
+        if self._helper is None and not (now >= self._start_at and self._may(None, since=self._start_at, now=now)):
+            self._closing.wait(min(_LOOK_S, max(_GATE_S, self._start_at - now)))
             return
         helper = self._helper or self._start(now)
         for said in helper.hear(self._ask(helper, now)):
@@ -107,21 +117,33 @@ class Rounds:
         self._helper = Helper(withheld=self._withheld)
         return self._helper
 
+    def _may(self, devices: frozenset[str] | None, *, since: float, now: float) -> bool:
+        """Whether they may be asked (None: all): no burst is in the way, or has been for long enough. Bursts that begin
+        wait from then on, until the window is told that it is over."""
+        if not self._window.begin_reading(devices, force=now - since > self._rhythm.patience_s):
+            return False
+        if self._known.stuck is not None:
+            self._window.end_reading()  # no burst waits for what may never end
+        return True
+
     def _ask(self, helper: Helper, now: float) -> float:
-        """Ask about the place that has waited longest and has no burst in the way. Seconds until the next look."""
-        if not self._is_open or self._request is not None:
+        """Ask about the place that has waited longest and has no burst in the way, or let the child register for Xids.
+        Seconds until the next look."""
+        if not self._is_open or self._request is not None or self._is_registering:
+            return _LOOK_S
+        if self._xids_at is not None and self.ready.is_set() and self._may(None, since=self._xids_at, now=now):
+            self._xids_at, self._is_registering = None, True
+            helper.ask("register")
             return _LOOK_S
         due = self._known.waiting(now)
         for place in due:
-            if self._window.begin_reading(place.uuids, force=now - place.due > self._rhythm.patience_s):
-                if self._known.stuck is not None:
-                    self._window.end_reading()  # no burst waits for what may never end
+            if self._may(place.uuids, since=place.due, now=now):
                 soon_s = self._rhythm.memory_s / 2
                 lists = place.listed_at is None or now - place.listed_at >= self._rhythm.lists_s - soon_s
                 self._request = _Request(place=place, lists=lists, sent_at=now)
                 helper.ask("read", index=place.index, processes=lists, health=lists)
                 return _LOOK_S
-        return _GATE_S if due else min(_LOOK_S, max(0.0, self._known.next_due() - now))
+        return _GATE_S if due or self._xids_at is not None else min(_LOOK_S, max(0.0, self._known.next_due() - now))
 
     def _take(self, said: Mapping[str, Any]) -> None:
         try:
@@ -130,8 +152,11 @@ class Rounds:
                     self._on_hello(said)
                 case "reading":
                     self._on_reading(said["devices"])
+                case "registering":
+                    self._xids_at = self._monotonic()
                 case "watched":
                     self._known.watch_xids(said["devices"])
+                    self._on_registered()
                 case "xid":
                     xid = Xid(at=said["at"], device=said["device"], xid=said["xid"])
                     log.warning("Xid", device=xid.device, xid=xid.xid)
@@ -148,6 +173,7 @@ class Rounds:
             self.ready.set()
             return
         self._known.open(said["devices"], said["driver"], said["cuda"])
+        self._window.end_reading()
         self._is_open = True
 
     def _on_reading(self, devices: list[dict[str, Any]]) -> None:
@@ -163,11 +189,15 @@ class Rounds:
         self._note_well(now)
         if self._known.complete:
             self.ready.set()
-        if now - self._started_at > self._rhythm.suspect_s and any(
-            d.fault in LOST for d in self._known.reading(now).devices
-        ):
-            log.info("NVML is opened anew, for a GPU that is lost")
-            self._end(in_s=0.0)
+        is_old = now - self._started_at > self._rhythm.suspect_s
+        is_lost = any(d.fault in LOST for d in self._known.reading(now).devices)
+        self._anew_at = (self._anew_at or now) if is_old and is_lost else None
+
+    def _on_registered(self) -> None:
+        """For Xids, or it cannot be waited for any longer."""
+        if self._is_registering:
+            self._is_registering = False
+            self._window.end_reading()
 
     def _note_well(self, now: float) -> None:
         """A driver that hangs every now and then costs one child in suspect_s, not one each time."""
@@ -184,6 +214,7 @@ class Rounds:
     def _on_beat(self, said: Mapping[str, Any]) -> None:
         if said["xid_late_s"] > self._rhythm.deadline_s:
             self._known.watch_xids(())
+            self._on_registered()
         deadline_s = self._rhythm.deadline_s if self._is_open else self._rhythm.open_deadline_s
         if said["call"] is not None and said["late_s"] > deadline_s:
             self._on_stuck(said["call"], self._request)
@@ -217,11 +248,13 @@ class Rounds:
     def _end(self, *, in_s: float) -> None:
         """Let the child go, and have the next one start in so many seconds."""
         self._window.end_reading()
+        self._known.watch_xids(())
         self._start_at = self._monotonic() + in_s
         if self._helper is not None:
             self._helper.let_go()
             self._left.append(self._helper)
         self._helper, self._request, self._is_open = None, None, False
+        self._anew_at, self._xids_at, self._is_registering = None, None, False
 
     def _rest_s(self) -> float:
         rest_s = self._again_s

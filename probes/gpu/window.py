@@ -34,7 +34,8 @@ class CanaryWindow:
                 del self._bursts[key]
 
     def begin_reading(self, devices: frozenset[str] | None, *, force: bool = False) -> bool:
-        """Whether they may be read now: no burst is on them. force: read all the same."""
+        """Whether they may be read now: no burst is on them. Else as for a reading: to open NVML, or to register for
+        Xids, for which None stands. force: read all the same."""
         with self._changed:
             if not force and any(_meet(devices, taken) for taken in self._bursts.values()):
                 return False

@@ -1,9 +1,11 @@
 """What the daemon and its NVML child say to each other: one JSON object a line, each with the version and a kind.
 
 daemon -> child   read {index, processes, health}
+                  register {}                               for Xids, once the child has said that it would
 child -> daemon   hello {why, driver, cuda, devices}        once NVML was opened, or not: `why`; devices: how many
                   reading {index, devices}                  the answer to read: `reading.encode` of a GPU and its slices
-                  watched {devices}                         UUIDs of the devices that tell their Xids
+                  registering {}                            it would register for Xids, which asks about every device
+                  watched {devices}                         the answer to register: UUIDs of those that tell their Xids
                   xid {at, device, xid}
                   beat {call, late_s, xid_late_s}           every BEAT_S: the call that has not returned, None for none,
                                                             and by how much; the same for the wait for Xids
@@ -14,7 +16,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-VERSION = 1
+VERSION = 2
 BEAT_S = 1.0
 MAX_LINE_BYTES = 4_000_000  # a thousand processes on a device are 30 kB
 

@@ -21,7 +21,8 @@ AGAIN_MAX_S = 300.0  # it doubles up to this while none can be waited for
 
 
 class XidWatch(threading.Thread):
-    """on_watched: told the UUIDs of the devices that tell theirs, at each new beginning. on_xid: each event.
+    """may_register: returns when devices may be asked about, before each beginning. on_watched: told that this is done,
+    with the UUIDs of the devices that tell theirs. on_xid: each event.
 
     It ends where no device tells any: asking again would only disturb what is measured on them.
     """
@@ -31,6 +32,7 @@ class XidWatch(threading.Thread):
         nvml: Nvml,
         count: int,
         *,
+        may_register: Callable[[], None],
         on_watched: Callable[[list[str]], None],
         on_xid: Callable[[Xid], None],
         again_s: float = AGAIN_S,
@@ -38,32 +40,36 @@ class XidWatch(threading.Thread):
         super().__init__(name="xid", daemon=True)
         self._nvml = nvml
         self._count = count
+        self._may_register = may_register
         self._on_watched = on_watched
         self._on_xid = on_xid
         self._again_s = again_s
 
     def run(self) -> None:
-        again_s = self._again_s
+        again_s, events = self._again_s, None
         while True:
-            events, fault = self._nvml.call("nvmlEventSetCreate")
-            if fault is GpuFault.NOT_SUPPORTED:
-                return
-            if fault is None:
-                devices, mute = self._register(events)
-                self._on_watched(list(devices.values()))
-                if devices:
-                    again_s = self._again_s
-                    self._wait(events, devices)
+            self._may_register()
+            if events is not None:
                 self._nvml.call("nvmlEventSetFree", events)
-                if mute == self._count:
-                    return
+            events, fault = self._nvml.call("nvmlEventSetCreate")
+            devices, mute = self._register(events) if fault is None else ({}, 0)
+            is_over = fault is GpuFault.NOT_SUPPORTED or mute == self._count
+            if is_over and events is not None:
+                self._nvml.call("nvmlEventSetFree", events)
+            self._on_watched(list(devices.values()))
+            if is_over:
+                return
+            if devices:
+                again_s = self._again_s
+                self._wait(events, devices)
             time.sleep(again_s)
             again_s = min(2 * again_s, AGAIN_MAX_S)
 
     def _register(self, events: Any) -> tuple[dict[int, str], int]:
         """UUIDs by handle: an event names its device by handle, and a lost device no longer tells its UUID. And how
         many devices tell no Xids."""
-        devices, mute = {}, 0
+        devices: dict[int, str] = {}
+        mute = 0
         for index in range(self._count):
             handle, _ = self._nvml.call("nvmlDeviceGetHandleByIndex", index)
             if handle is None:

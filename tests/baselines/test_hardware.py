@@ -486,35 +486,6 @@ def test_what_was_normal_outlives_a_restart() -> None:
     assert judge([later]).status is Status.OK
 
 
-def test_what_was_found_stands_while_its_figures_cannot_be_read() -> None:
-    """A call that fails refutes nothing: the reason stays, as UNKNOWN, until the figure is there again."""
-
-    def partly(after_s: float, pending: int | None) -> DeviceSample:
-        whole = sample(NOW + after_s, row_remap_pending=pending)
-        return replace(whole, figures={**whole.figures, "fault": "failed"})
-
-    watch = DeviceWatch("chat")
-    found = judge([sample(row_remap_pending=1)], watch=watch)
-    assert (found.status, found.reason) == (Status.WORSE, Reason.MEMORY_REPAIR_PENDING)
-    for unread in (partly(15.0, None), sample(NOW + 30.0, fault="timeout"), partly(35.0, None)):
-        verdict = judge([unread], watch=watch)
-        assert (verdict.status, verdict.reason) == (Status.UNKNOWN, Reason.MEMORY_REPAIR_PENDING)
-        assert (verdict.since, verdict.evidence["fault"]) == (NOW, unread.failed)
-    silent = watch.cannot_tell(Reason.GPU_NOT_READ, now=NOW + 38.0)
-    assert silent is not None
-    assert (silent.status, silent.reason) == (Status.UNKNOWN, Reason.MEMORY_REPAIR_PENDING)
-    stands = judge([partly(40.0, 1)], watch=watch)
-    assert (stands.status, stands.since) == (Status.WORSE, NOW)
-    assert judge([partly(45.0, 0)], watch=watch).status is Status.OK
-
-
-def test_a_driver_that_tells_less_than_before_holds_nothing_up() -> None:
-    """A figure that is gone without any fault is not supported any more."""
-    watch = DeviceWatch("chat")
-    judge([sample(row_remap_pending=1)], watch=watch)
-    assert judge([sample(NOW + 15.0, row_remap_pending=None)], watch=watch).status is Status.OK
-
-
 def test_a_restart_dilutes_no_rate() -> None:
     """The hours in which nobody looked are no part of the time of which a device was throttled a tenth."""
     watch = DeviceWatch("chat")

@@ -95,6 +95,23 @@ def read(times: int = 1) -> list[dict[str, Any]]:
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
+def read_each(driver: Driver, *scenarios: str) -> list[dict[str, Any]]:
+    """A reading of each of these, by one process with one handle."""
+    argv = [sys.executable, "-W", "error", "-c", SCRIPT]
+    found = []
+    driver.set(scenarios[0])
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for scenario in scenarios:
+            driver.set(scenario)
+            child.stdin.write("\n")
+            child.stdin.flush()
+            found.append(json.loads(child.stdout.readline()))
+        child.stdin.close()
+    return found
+
+
 def test_every_figure_of_a_healthy_device(driver: Driver) -> None:
     """Each is what the driver says, in the unit of its name."""
     driver.set(HEALTHY)
@@ -177,6 +194,21 @@ def test_what_is_not_supported_is_asked_once(driver: Driver) -> None:
     assert asked.count("nvmlDeviceGetTemperatureV") == asked.count("nvmlDeviceGetSramEccErrorStatus") == 1
 
 
+@pytest.mark.parametrize("code", [3, 4, 26])
+@pytest.mark.parametrize(
+    ("call", "figure"),
+    [
+        ("nvmlDeviceGetTotalEccErrors", "ecc_volatile_uncorrected"),
+        ("nvmlDeviceGetSramEccErrorStatus", "sram_threshold_exceeded"),
+        ("nvmlDeviceGetRemappedRows", "row_remap_pending"),
+    ],
+)
+def test_what_answered_once_is_asked_on(driver: Driver, call: str, figure: str, code: int) -> None:
+    """A driver that takes back what it supports, or permits, may give it again."""
+    figures = read_each(driver, HEALTHY, HEALTHY + f"return {call} {code}\n", HEALTHY)
+    assert [(each[figure], each["fault"]) for each in figures] == [(0, None), (None, None), (0, None)]
+
+
 def test_what_cannot_change_is_asked_once(driver: Driver) -> None:
     """Versions and maxima."""
     driver.set(HEALTHY)
@@ -199,7 +231,8 @@ def test_what_cannot_change_is_asked_once(driver: Driver) -> None:
 def test_sentinels_of_64_bits_are_no_figures(driver: Driver, line: str, figure: str, sentinel: str) -> None:
     """A broken device answers them without an error."""
     driver.set(ONE_GPU + f"{line} {sentinel}\n")
-    assert read()[0][figure] is None
+    (figures,) = read()
+    assert (figures[figure], figures["fault"]) == (None, "implausible")
 
 
 @pytest.mark.parametrize(
@@ -218,9 +251,11 @@ def test_sentinels_of_64_bits_are_no_figures(driver: Driver, line: str, figure: 
     ],
 )
 def test_what_cannot_be_true_is_no_figure(driver: Driver, line: str, figure: str, refused: int) -> None:
-    """Zeros and blanks of 32 bits; margins that are not positive, as an H100 tells them."""
+    """Zeros and blanks of 32 bits; margins that are not positive, as an H100 tells them. Only blanks are faults."""
     driver.set(ONE_GPU + f"{line} {refused}\n")
-    assert read()[0][figure] is None
+    (figures,) = read()
+    assert figures[figure] is None
+    assert figures["fault"] == ("implausible" if refused >= BLANK_32 and "Margin" not in line else None)
 
 
 @pytest.mark.parametrize(
@@ -232,12 +267,23 @@ def test_an_offset_may_be_negative(driver: Driver, said: str, offset: int | None
     assert read()[0]["slowdown_offset_c"] == offset
 
 
-def test_each_field_has_a_return_code_of_its_own(driver: Driver) -> None:
-    """The call succeeds; a field that failed in it holds a number that means nothing."""
-    driver.set(ONE_GPU + "field 0 230 1 999\nfield 0 74 1000000000\n")
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [(999, "failed"), (15, "gpu_lost"), (16, "reset_required"), (3, None), (4, None), (2, None), (13, None)],
+)
+def test_each_field_has_a_return_code_of_its_own(driver: Driver, code: int, fault: str | None) -> None:
+    """The call succeeds; a field that failed in it holds a number that means nothing, and its failure is a fault like
+    that of a call. A driver that is older than the field says 2, 3 or 13."""
+    driver.set(ONE_GPU + f"field 0 230 1 {code}\nfield 0 74 1000000000\n")
     (figures,) = read()
-    assert figures["recovery_action"] is None
+    assert (figures["recovery_action"], figures["fault"]) == (None, fault)
     assert figures["power_cap_s"] == pytest.approx(1.0)
+
+
+def test_of_several_faults_the_gravest_is_named(driver: Driver) -> None:
+    """That the device is lost is not hidden by what went wrong before."""
+    driver.set(ONE_GPU + "value nvmlDeviceGetTotalEccErrors/1/0 0 max\nfield 0 74 0 999\nfield 0 230 0 15\n")
+    assert read()[0]["fault"] == "gpu_lost"
 
 
 def test_older_drivers_are_asked_by_older_names(
@@ -272,6 +318,13 @@ def test_links_are_asked_one_by_one_where_there_is_no_field(driver: Driver) -> N
     assert (figures["nvlinks"], figures["nvlinks_up"], figures["nvlink_errors"]) == (2, 1, None)
 
 
+def test_a_link_that_cannot_be_read_is_not_down(driver: Driver) -> None:
+    """The second of three tells a blank: how many are up is not known now."""
+    driver.set(ONE_GPU + "field 0 91 3\nfield 0 165 1,max,1\n")
+    (figures,) = read()
+    assert (figures["nvlinks"], figures["nvlinks_up"], figures["fault"]) == (None, None, "implausible")
+
+
 def test_errors_of_links_are_added_up_where_there_is_no_total(driver: Driver) -> None:
     """From the fourth generation on only each link tells its own: the stub's three all say the same."""
     driver.set(ONE_GPU + "field 0 91 3\nfield 0 165 1\nfield 0 161 5\nfield 0 162 1\nfield 0 163 100\n")
@@ -290,18 +343,9 @@ def test_errors_of_links_are_added_up_where_there_is_no_total(driver: Driver) ->
     ],
 )
 def test_a_fault_is_named_and_hides_no_other_figure(driver: Driver, scenario: str, fault: str | None) -> None:
-    """The first thing that went wrong, beside what could be read."""
-    driver.set(HEALTHY)
-    argv = [sys.executable, "-W", "error", "-c", SCRIPT]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
-        assert child.stdin is not None
-        assert child.stdout is not None
-        child.stdin.write("\n")
-        child.stdin.flush()
-        assert json.loads(child.stdout.readline())["fault"] is None
-        driver.set(HEALTHY + scenario)
-        figures = json.loads(child.communicate("\n", timeout=30)[0])
-    assert figures["fault"] == fault
+    """What went wrong, beside what could be read."""
+    before, figures = read_each(driver, HEALTHY, HEALTHY + scenario)
+    assert (before["fault"], figures["fault"]) == (None, fault)
     if "lost" not in scenario:
         assert figures["temperature_c"] == 61
 

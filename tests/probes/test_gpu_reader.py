@@ -344,6 +344,22 @@ def test_a_lost_gpu_hides_no_other_and_is_found_again(driver: Driver, start: Ope
     assert reader.note() is None
 
 
+def test_a_gpu_that_is_back_is_asked_for_what_it_told_before(driver: Driver, start: Open) -> None:
+    """Though by its new handle it does not tell it at first."""
+    call = "nvmlDeviceGetTotalEccErrors"
+    driver.set(TWO_GPUS + f"value {call}/1/0 0 3\n")
+    reader = start(replace(QUICK, suspect_s=60.0))
+    assert read_anew(reader)[0].figures["ecc_volatile_uncorrected"] == 3
+    driver.set(TWO_GPUS + "lost 0\n")
+    wait_for(reader, lambda r: r.devices[0].fault is GpuFault.GPU_LOST, "it is lost")
+    driver.set(TWO_GPUS)
+    wait_for(reader, lambda r: r.devices[0].figures, "it is back")
+    assert read_anew(reader)[0].figures["ecc_volatile_uncorrected"] is None
+    driver.set(TWO_GPUS + f"value {call}/1/0 0 3\n")
+    assert read_anew(reader)[0].figures["ecc_volatile_uncorrected"] == 3
+    assert len(children(driver)) == 1
+
+
 def test_a_gpu_that_is_no_longer_counted_keeps_its_place(driver: Driver, start: Open) -> None:
     """NVML opened anew does not count a lost GPU, and the next one gets its index. By its UUID it is still missed."""
     driver.set(TWO_GPUS)
@@ -542,7 +558,7 @@ def test_where_no_device_tells_xids_nobody_is_asked_again(driver: Driver, scenar
     driver.set(TWO_GPUS + scenario)
     script = (
         "from probes.gpu.nvml import Nvml; from probes.gpu.xid import XidWatch\n"
-        "watch = XidWatch(Nvml.open(), 2, on_watched=print, on_xid=print, again_s=0.01)\n"
+        "watch = XidWatch(Nvml.open(), 2, may_register=int, on_watched=print, on_xid=print, again_s=0.01)\n"
         "watch.start(); watch.join(1.0); print(watch.is_alive())\n"
     )
     argv = [sys.executable, "-c", script]

@@ -14,14 +14,14 @@ from builders import make_baseline, wait_until
 from nvml_stage import Driver, build_stub
 from pipeline_stage import HUNG, Bench
 
-from alerts.episode import GateReason, Trigger, may_recycle
+from alerts.episode import GateFacts, GateReason, Trigger, may_recycle
 from alerts.gate import gather_facts
 from alerts.incident import Incident
 from alerts.incident import State as IncidentState
 from alerts.recycle_requests import request
-from baselines import baseline_store
+from baselines import baseline_store, verdict_store
 from baselines.database import Database
-from baselines.verdict import Cause, Check, Level, Reason, Status
+from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes.gpu.reader import GpuReader
 from probes.gpu.rhythm import Rhythm
 from probes.gpu.usage import TargetGpu
@@ -79,7 +79,7 @@ class Machine(Bench):
         """Judge what is known by now."""
         self.clock.at += after_s
         sample = MemorySample(target="chat", slot=0, life=self.workers.lives[0].key, at=self.clock.at)
-        self.gpu.complete([sample], dict(enumerate(self.workers.lives)))
+        self.gpu.complete([sample], dict(enumerate(self.workers.lives)), {life: [] for life in self.workers.lives})
         devices = self.target.sample_gpu()
         assert devices is not None
         self.pipeline.take_gpu(devices)
@@ -103,15 +103,27 @@ class Machine(Bench):
     def incident(self, check: Check) -> Incident:
         return next(i for i in self.incidents if i.check is check)
 
+    def newest(self, check: Check) -> Verdict:
+        """The last verdict on the device."""
+        with self.database.read() as connection:
+            stand = verdict_store.latest_verdicts_of(connection, "chat", check)
+        return next(verdict for verdict in stand if verdict.subject == "gpu 0")
+
     def gate(self, check: Check) -> GateReason:
         """What it says to a recycle for the incident of this check."""
+        return may_recycle(self._facts(check), self.target.policy, now=self.clock.at)
+
+    def held_by(self, check: Check) -> str | None:
+        """What is wrong with the device that holds such a recycle back."""
+        return self._facts(check).hardware
+
+    def _facts(self, check: Check) -> GateFacts:
         incident = self.incident(check)
         asked = request(
             "chat", Trigger.INCIDENT, incident.reason, incident.id, now=self.clock.at, new_id=lambda: "asked"
         )
         with self.database.read() as connection:
-            facts = gather_facts(connection, asked, self.target, now=self.clock.at)
-        return may_recycle(facts, self.target.policy, now=self.clock.at)
+            return gather_facts(connection, asked, self.target, now=self.clock.at)
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +230,71 @@ def test_ecc_uncorrected_and_row_remap_pending(machine: Machine) -> None:
         machine.take(Answer.STATUS_500, **HUNG)
     assert machine.incident(Check.AVAILABILITY).cause is Cause.HARDWARE
     assert machine.recycles == []
+
+
+ASKS_FOR_A_RESET, ECC = "field 0 230 1", "value nvmlDeviceGetTotalEccErrors/1/0 0 3"
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason", "gone", "fault_named"),
+    [
+        (ASKS_FOR_A_RESET, Reason.GPU_RESET_NEEDED, "field 0 230 0 999", "failed"),
+        (ASKS_FOR_A_RESET, Reason.GPU_RESET_NEEDED, "field 0 230 0 3", "not told"),
+        (ASKS_FOR_A_RESET, Reason.GPU_RESET_NEEDED, "field 0 230 max", "implausible"),
+        (ASKS_FOR_A_RESET, Reason.GPU_RESET_NEEDED, "return nvmlDeviceGetFieldValues 999", "failed"),
+        (ECC, Reason.ECC_UNCORRECTED, "value nvmlDeviceGetTotalEccErrors/1/0 0 max", "implausible"),
+        (ECC, Reason.ECC_UNCORRECTED, "return nvmlDeviceGetTotalEccErrors 3", "not told"),
+        (ECC, Reason.ECC_UNCORRECTED, "return nvmlDeviceGetTotalEccErrors 4", "not told"),
+        (ECC, Reason.ECC_UNCORRECTED, "return nvmlDeviceGetTotalEccErrors 999", "failed"),
+    ],
+)
+def test_a_figure_that_is_gone_ends_no_fault(
+    machine: Machine, fault: str, reason: Reason, gone: str, fault_named: str
+) -> None:
+    """However it is gone: the incident stays open and recycles held, until the figure is back and is good."""
+    machine.see(fault)
+    opened = machine.incident(Check.GPU)
+    assert (opened.reason, opened.state, machine.held_by(Check.GPU)) == (reason, IncidentState.FIRING, reason)
+    for _ in range(4):
+        machine.see(gone)
+        verdict = machine.newest(Check.GPU)
+        assert (verdict.status, verdict.reason, verdict.evidence["fault"]) == (Status.UNKNOWN, reason, fault_named)
+        assert (machine.incident(Check.GPU).state, machine.held_by(Check.GPU)) == (IncidentState.FIRING, reason)
+    machine.see(fault)
+    assert machine.newest(Check.GPU).status is Status.WORSE
+    for _ in range(3):
+        machine.see()
+    assert (machine.incident(Check.GPU).state, machine.held_by(Check.GPU)) == (IncidentState.RESOLVED, None)
+    assert machine.told == ["firing", "resolved"]
+
+
+def test_a_field_that_says_that_the_gpu_is_lost_is_believed(machine: Machine) -> None:
+    """Each field has a return code of its own; that the driver asked for a reset before does not hide this."""
+    machine.see(ASKS_FOR_A_RESET)
+    machine.see("field 0 230 0 15")
+    assert machine.newest(Check.GPU).status is Status.WORSE
+    assert machine.incident(Check.GPU).reason is machine.held_by(Check.GPU) is Reason.GPU_LOST
+    machine.see("field 0 230 0 999")
+    verdict = machine.newest(Check.GPU)
+    assert (verdict.status, verdict.reason) == (Status.UNKNOWN, Reason.GPU_LOST)
+    for _ in range(3):
+        machine.see()
+    assert machine.incident(Check.GPU).state is IncidentState.RESOLVED
+
+
+def test_a_daemon_that_starts_anew_ends_no_fault_that_cannot_be_read(machine: Machine) -> None:
+    """What was found is remembered with the device."""
+    machine.see(ECC)
+    machine.see("return nvmlDeviceGetTotalEccErrors 4")
+    machine.target.devices.clear()
+    machine.start()
+    for _ in range(4):
+        machine.see("return nvmlDeviceGetTotalEccErrors 4", after_s=60)
+    assert machine.incident(Check.GPU).state is IncidentState.FIRING
+    assert machine.held_by(Check.GPU) is Reason.ECC_UNCORRECTED
+    for _ in range(3):
+        machine.see()
+    assert machine.incident(Check.GPU).state is IncidentState.RESOLVED
 
 
 def test_gpu_fell_off_the_bus(machine: Machine) -> None:

@@ -258,11 +258,13 @@ def gate(bench: GpuBench, trigger: Trigger, incident: Incident | None = None) ->
         return gather_facts(connection, asked, bench.target, now=bench.clock.at).hardware
 
 
-def test_a_call_that_fails_closes_no_incident_and_opens_no_gate(bench: GpuBench) -> None:
-    """Whether the driver still asks for a reset cannot be read: nobody is told that it does not."""
+@pytest.mark.parametrize("fault", ["failed", "implausible", None])
+def test_a_call_that_fails_closes_no_incident_and_opens_no_gate(bench: GpuBench, fault: str | None) -> None:
+    """Whether the driver still asks for a reset cannot be read: nobody is told that it does not. (What a real reader
+    says of such a driver is in test_gpu_matrix.)"""
     bench.see(recovery_action=1)
     for _ in range(5):
-        bench.see(recovery_action=None, fault="failed")
+        bench.see(recovery_action=None, fault=fault)
     assert (bench.incidents[0].state, len(bench.told)) == (IncidentState.FIRING, 1)
     assert gate(bench, Trigger.HAND) == "gpu_reset_needed"
     for _ in range(5):
