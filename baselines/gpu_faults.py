@@ -68,11 +68,12 @@ def _asked(view: View, reason: Reason, remedy: Remedy, which: Callable[[Xid], bo
 
 
 def _is_over(view: View, xid: Xid, at: float) -> bool:
-    settled = [s for s in view.samples if s.at >= at + SETTLED_S]
-    if not settled or settled[-1].fault is not None:
-        return False
-    action = settled[-1].number("recovery_action")
-    return action == 0 if action is not None else xid.code == FELL_OFF and settled[-1].number("power_w") is not None
+    """By the newest reading that tells what is to be done: one that does not makes it no worse."""
+    settled = [s for s in view.samples if s.at >= at + SETTLED_S and s.fault is None]
+    actions = [action for s in settled if (action := s.number("recovery_action")) is not None]
+    if actions:
+        return actions[-1] == 0
+    return xid.code == FELL_OFF and bool(settled) and settled[-1].number("power_w") is not None
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

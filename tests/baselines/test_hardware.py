@@ -257,6 +257,15 @@ def test_without_a_recovery_action_an_error_stands_for_a_day_or_until_a_reboot()
     assert judge(over(2, since=NOW + DAY, recovery_action=None), xid(119)).status is Status.OK
 
 
+@pytest.mark.parametrize("newest", [{"recovery_action": None}, {"fault": "failed"}], ids=["not told", "failed"])
+def test_an_error_that_is_over_does_not_come_back_with_a_reading_that_fails(newest: dict[str, Any]) -> None:
+    """The driver has said that nothing is to be done; that it says nothing now asks for nothing."""
+    settled = over(2, since=NOW + HOUR, recovery_action=0)
+    at = settled[-1].at + 15
+    assert judge([*settled, sample(at, **newest)], xid(119)).reason is not Reason.GPU_RESET_NEEDED
+    assert judge([*settled, sample(at, recovery_action=1)], xid(119)).reason is Reason.GPU_RESET_NEEDED
+
+
 @pytest.mark.parametrize("code", [13, 31])
 def test_alone_the_application_again_and_again_the_device(code: int) -> None:
     """Three times in a day on this GPU and on no other; what comes in one second came once."""
