@@ -285,7 +285,7 @@ CONTEXT: Mapping[tuple[str, ...], str] = {
     " cause version_changed, with both values named",
     ("nvml_version", "gsp_version"): "who answered",
 }
-"""Figures that are never bad by themselves: they are what the rules are read with."""
+"""Figures that are never bad by themselves: they are what the rules are read with. Source: the NVML API reference."""
 
 
 def standing_in_the_way(reasons: frozenset[Reason], *, for_memory: bool) -> Reason | None:
