@@ -254,10 +254,11 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
         return f"CLOSED: the worker of {what} is gone", f"It ended and no other took its place. {alert}"
     if why is StepReason.DEVICE_LEFT:
         return f"CLOSED: {what} is no longer used", f"The target runs on another GPU now. {alert}"
-    sentence = (
+    over = (
         f"{_check(incident)} of {what}: good {incident.good_in_a_row} times in a row. It lasted"
-        f" {say_duration(now - incident.since)}. {say_gone(incident.evidence)} {alert}"
-    ).replace("  ", " ")
+        f" {say_duration(now - incident.since)}."
+    )
+    sentence = " ".join(filter(None, (over, say_gone(incident.evidence), alert)))
     recovery = RECOVERED_FROM.get(incident.reason, RECOVERIES[incident.check])
     return f"RESOLVED: {incident.target} {recovery}", sentence
 

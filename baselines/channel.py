@@ -124,6 +124,7 @@ class Channel:
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
         self._alarm: int | None = None
+        self.has_leaked = False  # in this life; it may be over
         self._seen_since_s = math.inf  # an age; of the leak that is told
         self._age_s = 0.0
         self.taken = 0
@@ -149,7 +150,7 @@ class Channel:
             if max(scale.urgent, scale.slow) >= PERSIST and (self._alarm is None or number > self._alarm):
                 if self._alarm is None:
                     self._seen_since_s = scale.begun_s
-                self._alarm = number
+                self._alarm, self.has_leaked = number, True
                 scale.idle = 0
             elif number == self._alarm:
                 self._see_whether_it_stopped(scale)

@@ -74,7 +74,6 @@ class LeakWatch:
         self._known_age_s: dict[str, float] = {}
         self._beside = Beside(policy.judge_every_s)
         self._history = SlopeHistory()
-        self._leaked: set[str] = set()  # figures that were called leaking in this life
 
     @property
     def age_s(self) -> float:
@@ -209,7 +208,6 @@ class LeakWatch:
         evidence = {**evidence, **_evidence(figure, growth), **forecast.dates(growth)}
         if not growth.leaking:
             return self._judge_after_leak(replace(steady, evidence=evidence), figure, growth)
-        self._leaked.add(figure.name)
         if forecast.others_slope:
             evidence = {**evidence, "others_slope_bytes_per_hour": forecast.others_slope * 3600}
         slopes = {name: other.slope.estimate for name, other in grown.items() if other is not None}
@@ -242,7 +240,7 @@ class LeakWatch:
         that is a day old and was never called leaking is steady.
         """
         former = self._history.former
-        if former is None or former.figure != figure.name or figure.name in self._leaked:
+        if former is None or former.figure != figure.name or self._channels[figure.name].has_leaked:
             return steady
         if growth.firm and (gone := self._history.gone(figure.name, growth.slope)):
             return replace(steady, reason=Reason.LEAK_GONE, evidence={**steady.evidence, **gone})
@@ -272,9 +270,15 @@ class LeakWatch:
         return Level.URGENT if left_s <= self.policy.urgent_s else Level.PAGE
 
 
-def judge_memory(points: Sequence[MemorySample], policy: LeakPolicy, *, now: float) -> Verdict:
-    """The verdict on the newest point's life after all of its points, oldest first, at least one."""
+def judge_memory(
+    points: Sequence[MemorySample], policy: LeakPolicy, *, now: float, history: SlopeHistory | None = None
+) -> Verdict:
+    """The verdict on the newest point's life after all of its points, oldest first, at least one.
+
+    history: what is known of lives before it; None: nothing.
+    """
     watch = LeakWatch(policy)
+    watch.inherit(history or SlopeHistory())
     watch.take(point for point in points if point.life == points[-1].life)
     return watch.judge(now=now)
 

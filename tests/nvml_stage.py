@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +73,16 @@ class Driver:
             for at, pid, name, on, hangs in rows
         ]
         return [c for c in made if function in ("", c.function) and device in ("", c.device)]
+
+
+@pytest.fixture(scope="module")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_stub(tmp_path_factory.mktemp("nvml"))
+
+
+@pytest.fixture
+def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
+    driver = Driver(tmp_path)
+    driver.use(monkeypatch, library)
+    yield driver
+    driver.set("")  # what hangs in it may end

@@ -100,6 +100,17 @@ def test_while_it_cannot_be_said_that_a_leak_is_gone_nothing_is_said() -> None:
     assert judge(life(0.0, hours=25), slow).reason in (Reason.STEADY, Reason.LEAK_GONE)
 
 
+def test_a_leak_of_this_life_is_not_the_one_before() -> None:
+    """That stopped here says nothing of a fix; nor when the life is read again after a restart, without a judgement."""
+    stopped = [
+        replace(sample, host_anon_bytes=(sample.host_anon_bytes or 0) + int(60 * MB * min(sample.at / HOUR, 6)))
+        for sample in life(0.0, hours=20)
+    ]
+    assert judge(stopped[: 5 * 120], SlopeHistory()).reason is Reason.LEAKING
+    former = Former(figure="host_anon_bytes", slope=60 * MB / HOUR)
+    assert judge(stopped, SlopeHistory(former=former)).reason is Reason.STEADY
+
+
 @pytest.mark.parametrize("begins_h", [20, 0, 2, 4, 10])
 def test_a_leak_that_is_slow_at_night_is_not_called_gone(begins_h: int) -> None:
     """It leaks per request: half the requests, half the slope."""

@@ -292,6 +292,46 @@ def test_headroom_says_what_is_left(stage: Stage, growth: int, seconds: float, c
     assert (row["slot"], row["capacity_bytes"]) == (0, 4 * 10**9)
 
 
+def test_headroom_knows_of_the_leak_before(stage: Stage) -> None:
+    """As status does: a worker in the place of one that leaked is not steady because it is young. And on the GPU, too,
+    the host's capacity stays the host's."""
+    stage.write_config(after=MEMORY)
+    now, steps = time.time(), 40
+    leaked = Verdict(
+        target="chat",
+        check=Check.MEMORY,
+        subject="slot 0",
+        at=now - 60,
+        status=Status.WORSE,
+        reason=Reason.LEAKING,
+        life="66@4",
+        evidence={"channel": "gpu_used_bytes", "slope_bytes_per_hour": 1e9},
+    )
+    samples = [
+        MemorySample(
+            target="chat",
+            slot=0,
+            life="77@5",
+            at=now - 10 + i * 0.25,
+            host_anon_bytes=500_000_000,
+            capacity_bytes=8 * 10**9,
+            gpu_used_bytes=10**9,
+            gpu_capacity_bytes=80 * 10**9,
+            uptime_s=i * 0.25,
+        )
+        for i in range(steps)
+    ]
+    database = stage.database()
+    with database.write() as connection:
+        verdict_store.save_verdict(connection, leaked)
+        memory_store.add_memory(connection, samples)
+    database.close()
+    ended = stage.run("headroom chat --json")
+    (row,) = ended.json()
+    assert (ended.code, row["reason"]) == (3, "leak_not_ruled_out")
+    assert (row["channel"], row["capacity_bytes"]) == ("gpu_used_bytes", 4 * 10**9)
+
+
 def test_headroom_without_samples_says_what_it_needs(stage: Stage) -> None:
     """Exit code 3."""
     stage.database().close()

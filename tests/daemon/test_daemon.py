@@ -45,7 +45,8 @@ def test_recycle_is_not_repeated_after_kill_nine(stage: Stage, webhook: Webhook)
     script = f"""
 import os, pathlib, signal, subprocess, sys, time
 with open({str(ran)!r}, "a") as file: file.write("ran\\n")
-while not pathlib.Path({str(stage.folder / "go")!r}).exists(): time.sleep(0.02)
+until = time.monotonic() + 120
+while not pathlib.Path({str(stage.folder / "go")!r}).exists() and time.monotonic() < until: time.sleep(0.02)
 """
     (stage.folder / "recycle.py").write_text(script)
     command = f'[target.recycle]\nkind = "command"\ncommand = ["{sys.executable}", "{stage.folder}/recycle.py"]\n'

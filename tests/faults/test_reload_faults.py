@@ -397,7 +397,8 @@ def test_recycle_under_way_goes_on_and_acts_once(stage: FaultStage, webhook: Web
     (stage.folder / "recycle.py").write_text(f"""
 import pathlib, time
 with open({str(ran)!r}, "a") as file: file.write("ran\\n")
-while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.02)
+until = time.monotonic() + 120
+while not pathlib.Path({str(go)!r}).exists() and time.monotonic() < until: time.sleep(0.02)
 """)
     rules = f'[target.recycle]\nkind = "command"\ncommand = ["{sys.executable}", "{stage.folder}/recycle.py"]\n'
     rules += 'min_uptime = 0\ncooldown = 0\nready_timeout = "5s"\n'
@@ -423,7 +424,8 @@ def test_recycle_of_a_removed_target_goes_on_and_is_told(stage: FaultStage, webh
     (stage.folder / "recycle.py").write_text(f"""
 import pathlib, time
 with open({str(ran)!r}, "a") as file: file.write("ran\\n")
-while not pathlib.Path({str(go)!r}).exists(): time.sleep(0.02)
+until = time.monotonic() + 120
+while not pathlib.Path({str(go)!r}).exists() and time.monotonic() < until: time.sleep(0.02)
 """)
     rules = f'[target.recycle]\nkind = "command"\ncommand = ["{sys.executable}", "{stage.folder}/recycle.py"]\n'
     rules += 'min_uptime = 0\ncooldown = 0\nready_timeout = "2s"\n'

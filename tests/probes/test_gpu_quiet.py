@@ -5,15 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 from builders import wait_until
-from nvml_stage import Call, Driver, build_stub
+from nvml_stage import Call, Driver, driver, library
 
 from probes.gpu.helper import Helper
 from probes.gpu.reader import GpuReader
 from probes.gpu.rhythm import Rhythm
+
+__all__ = ["driver", "library"]
 
 TWO_GPUS = "device 0 1000 10 100\ndevice 1 1000 10 100\n"
 LOST = TWO_GPUS + "lost 0\n"
@@ -23,22 +24,9 @@ OTHER = frozenset({"GPU-stub-1"})
 Open = Callable[[Rhythm], GpuReader]
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("nvml"))
-
-
 @pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    driver = Driver(tmp_path)
-    driver.use(monkeypatch, library)
+def start(driver: Driver) -> Iterator[Open]:
     driver.set(TWO_GPUS)
-    yield driver
-    driver.set("")  # what hangs in it may end
-
-
-@pytest.fixture
-def start() -> Iterator[Open]:
     readers: list[GpuReader] = []
 
     def begin(rhythm: Rhythm) -> GpuReader:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from nvml_stage import OLD_DRIVER, Driver, build_stub
+from nvml_stage import OLD_DRIVER, Driver, build_stub, driver, library
 
 from probes.gpu.known import Known
 from probes.gpu.nvml import GpuFault
@@ -34,6 +34,8 @@ QUICK = Rhythm(
     again_s=0.2,
     again_max_s=1.0,
 )
+
+__all__ = ["driver", "library"]
 TWO_GPUS = f"""
 device 0 {80 * GB} {GB} {10 * GB}
 device 1 {80 * GB} {GB} {20 * GB}
@@ -43,19 +45,6 @@ process 1 7002 {6 * GB}
 """
 
 Open = Callable[..., GpuReader]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    driver = Driver(tmp_path)
-    driver.use(monkeypatch, library)
-    yield driver
-    driver.set("")  # what hangs in it may end
 
 
 @pytest.fixture

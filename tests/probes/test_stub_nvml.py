@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ from nvml_stage import OLD_DRIVER, Driver, build_stub
 ONE_GPU = "device 0 1000 10 100\n"
 PROLOGUE = """
 import json, sys, pynvml as n
+
+__all__ = ["driver", "library"]
 n.nvmlInit()
 h = n.nvmlDeviceGetHandleByIndex(0)
 def code(call, *args):
@@ -27,19 +28,6 @@ def code(call, *args):
 def show(*answers):
     print(json.dumps(answers), flush=True)
 """
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_stub(tmp_path_factory.mktemp("nvml"))
-
-
-@pytest.fixture
-def driver(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Driver]:
-    driver = Driver(tmp_path)
-    driver.use(monkeypatch, library)
-    yield driver
-    driver.set("")  # what hangs in it may end
 
 
 def ask(script: str) -> Any:

@@ -32,6 +32,20 @@ def bench(database: Database) -> Bench:
     return Bench(database)
 
 
+def host_sample(life: str, minute: float, *, at: float, mb_per_minute: float) -> MemorySample:
+    """Of a worker that holds 3 GB and so much more each minute."""
+    return MemorySample(
+        target="chat",
+        slot=0,
+        life=life,
+        at=at,
+        host_anon_bytes=int(3e9 + mb_per_minute * 1e6 * minute),
+        capacity_bytes=int(20e9),
+        uptime_s=60 * minute,
+        load=0.5,
+    )
+
+
 class TestFiring:
     def test_availability_fires_on_three_bad_bursts_of_five(self, bench: Bench) -> None:
         """Two change nothing but a pending incident that nobody hears of; the third is told, once."""
@@ -105,15 +119,7 @@ class TestFiring:
 
         def take(minute: float, life: str = "7@100") -> None:
             bench.clock.at = NOW + 60 * minute
-            sample = MemorySample(
-                target="chat",
-                slot=0,
-                life=life,
-                at=bench.clock.at,
-                host_anon_bytes=int(3e9 + 5e6 * minute),
-                capacity_bytes=int(20e9),
-                uptime_s=60 * minute,
-            )
+            sample = host_sample(life, minute, at=bench.clock.at, mb_per_minute=5)
             bench.pipeline.take_memory("chat", [sample])
 
         for half_minutes in range(420):
@@ -135,16 +141,7 @@ class TestFiring:
             bench.take(provenance={"model_version": version})
             for minute in np.arange(0, 60 * hours, 0.5):
                 bench.clock.at = NOW + 60 * (60 * begun + minute)
-                sample = MemorySample(
-                    target="chat",
-                    slot=0,
-                    life=life,
-                    at=bench.clock.at,
-                    host_anon_bytes=int(3e9 + mb_per_minute * 1e6 * minute),
-                    capacity_bytes=int(20e9),
-                    uptime_s=60 * minute,
-                    load=0.5,
-                )
+                sample = host_sample(life, minute, at=bench.clock.at, mb_per_minute=mb_per_minute)
                 bench.pipeline.take_memory("chat", [sample])
 
         def newest() -> Verdict:
@@ -172,16 +169,7 @@ class TestFiring:
             bench.workers.lives = [Life(pid=int(life[0]), start_ticks=int(life[2:]))]
             for minute in np.arange(0, 60 * hours, 1.25):
                 bench.clock.at = NOW + 60 * (60 * begun + minute)
-                sample = MemorySample(
-                    target="chat",
-                    slot=0,
-                    life=life,
-                    at=bench.clock.at,
-                    host_anon_bytes=int(3e9 + 1e6 * minute),
-                    capacity_bytes=int(16e9),
-                    uptime_s=60 * minute,
-                    load=0.5,
-                )
+                sample = host_sample(life, minute, at=bench.clock.at, mb_per_minute=1)
                 bench.pipeline.take_memory("chat", [sample])
 
         serve("7@100", begun=0, hours=5)

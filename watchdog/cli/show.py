@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from alerts.magnitude import say_left
-from baselines import memory_store, snapshot_store
+from baselines import memory_store, slope_store, snapshot_store
 from baselines.leak import judge_memory
 from baselines.verdict import Status
 from probes.canary.burst import CanaryPlan
@@ -109,7 +109,10 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
         for newest in memory_store.latest_memory(connection, target):
             since = newest.at - policy.lookback_s
             points = memory_store.memory_since(connection, target, newest.life, since=since)
-            verdict = judge_memory(points, policy, now=newest.at)
+            history = slope_store.slope_history(
+                connection, target, newest.version, subject=f"slot {newest.slot}", life=newest.life
+            )
+            verdict = judge_memory(points, policy, now=newest.at, history=history)
             capacity = policy.capacity_bytes or newest.capacity_bytes
             rows.append(
                 {
