@@ -64,7 +64,7 @@ class LeakPolicy:
 
 
 class LeakWatch:
-    """One life from its first sample on. Less than a hundred kilobytes for each figure, whatever its age."""
+    """One life from its first sample on. About 110 kB for each figure, whatever its age."""
 
     def __init__(self, policy: LeakPolicy) -> None:
         self.policy = policy
