@@ -116,6 +116,7 @@ def test_a_burst_waits_while_xids_are_registered_for(driver: Driver, start: Open
 
 def test_the_child_registers_for_xids_when_it_is_told_to(driver: Driver) -> None:
     """Not by itself: only the daemon knows of its canaries."""
+    driver.set(TWO_GPUS)
     helper = Helper()
     said: list[str] = []
 

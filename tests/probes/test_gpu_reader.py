@@ -22,6 +22,8 @@ from probes.gpu.reader import GpuReader
 from probes.gpu.reading import DeviceReading, GpuReading
 from probes.gpu.rhythm import Rhythm
 
+__all__ = ["driver", "library"]
+
 ROOT = Path(__file__).parents[2]
 GB = 10**9
 QUICK = Rhythm(
@@ -35,7 +37,6 @@ QUICK = Rhythm(
     again_max_s=1.0,
 )
 
-__all__ = ["driver", "library"]
 TWO_GPUS = f"""
 device 0 {80 * GB} {GB} {10 * GB}
 device 1 {80 * GB} {GB} {20 * GB}

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from nvml_stage import OLD_DRIVER, Driver, build_stub
+from nvml_stage import OLD_DRIVER, Driver, build_stub, driver, library
+
+__all__ = ["driver", "library"]
 
 ONE_GPU = "device 0 1000 10 100\n"
 PROLOGUE = """
 import json, sys, pynvml as n
-
-__all__ = ["driver", "library"]
 n.nvmlInit()
 h = n.nvmlDeviceGetHandleByIndex(0)
 def code(call, *args):
