@@ -8,7 +8,7 @@ the durations of throttling in the first 570 drivers and mean something else now
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from ctypes import Structure, byref, c_uint, c_ulonglong
 from typing import Any
 
@@ -36,16 +36,19 @@ _FIELDS: tuple[tuple[str, int, float], ...] = (
     ("power_brake_s", 271, 1e-9),
     ("slowdown_offset_c", 194, 1),
     ("nvlink_count", 91, 1),
-    ("nvlink_crc_flit_errors", 38, 1),
-    ("nvlink_crc_data_errors", 45, 1),
-    ("nvlink_replays", 52, 1),
-    ("nvlink_recoveries", 59, 1),
     ("pages_retired_single_bit", 29, 1),
     ("pages_retired_double_bit", 30, 1),
     ("pages_retirement_pending", 31, 1),
 )
 _SIGNED = frozenset({"slowdown_offset_c"})
-_NVLINK_STATE, _NVLINK_REPLAY, _NVLINK_RECOVERY, _NVLINK_CRC = 165, 161, 162, 163  # of one link, which is the scope
+_FieldKey = tuple[int, int]  # its number, and its scope: which link
+_NVLINK_STATE, _NVLINK_REPLAY, _NVLINK_RECOVERY, _NVLINK_CRC = 165, 161, 162, 163  # of one link
+_NVLINK_TOTALS = {
+    "nvlink_crc_flit_errors": 38,
+    "nvlink_crc_data_errors": 45,
+    "nvlink_replays": 52,
+    "nvlink_recoveries": 59,
+}
 _NVLINK_MAX = 36  # NVML_NVLINK_MAX_LINKS
 
 # Figure, calls from the newest to the oldest with what follows the handle, least and greatest that can be true, factor.
@@ -130,7 +133,7 @@ class _Reading:
             figures[name] = self._field(value, factor, signed=name in _SIGNED)
         figures |= self._rows() | self._repair() | self._utilisation() | self._constants()
         figures["sram_threshold_exceeded"] = self._sram()
-        figures |= self._links(figures.pop("nvlink_count"), figures)
+        figures |= self._links(figures.pop("nvlink_count"))
         figures["fault"] = next(map(str, sorted(self._faults, key=lambda fault: fault not in _GRAVE)), None)
         return figures
 
@@ -158,8 +161,8 @@ class _Reading:
                 return self._scaled(value, least, most, factor)
         return None
 
-    def _fields(self, wanted: list[tuple[int, int]]) -> list[Any]:
-        """Of each (number, scope) its value if it has one; all in one call, since each call takes the driver's lock."""
+    def _fields(self, wanted: Sequence[_FieldKey]) -> list[Any]:
+        """Of each its value if it has one; all in one call, since each call takes the driver's lock."""
         values, fault = self._nvml.call("nvmlDeviceGetFieldValues", self._handle, wanted)
         self._note("fields", fault)
         if values is None:
@@ -231,12 +234,11 @@ class _Reading:
                 return f"{value // 1000}.{value % 1000 // 10}"
         return None
 
-    def _links(self, count: Figure, totals: Mapping[str, Figure]) -> dict[str, Figure]:
+    def _links(self, count: Figure) -> dict[str, Figure]:
         """Links that are up, of how many, and their errors; all None without NVLink."""
         links = min(int(count), _NVLINK_MAX) if isinstance(count, (int, float)) else 0
-        nothing: dict[str, Figure] = dict.fromkeys(("nvlinks", "nvlinks_up", "nvlink_errors", "nvlink_crc_errors"))
         if links == 0:
-            return nothing
+            return dict.fromkeys(_NVLINK)
         noted = len(self._faults)
         states = [self._field(value, 1) for value in self._fields([(_NVLINK_STATE, link) for link in range(links)])]
         if all(state is None for state in states):
@@ -244,17 +246,15 @@ class _Reading:
         elif len(self._faults) > noted:
             states = []  # a link that cannot be read is not down
         known = [state for state in states if state is not None]
-        errors = _total(totals, ("nvlink_replays", "nvlink_recoveries"))
-        crc = _total(totals, ("nvlink_crc_flit_errors", "nvlink_crc_data_errors"))
-        if errors is None:
-            errors = self._over_links(links, (_NVLINK_REPLAY, _NVLINK_RECOVERY))
-        if crc is None:
-            crc = self._over_links(links, (_NVLINK_CRC,))
+        totals = self._counters([(number, 0) for number in _NVLINK_TOTALS.values()])
+        errors = self._sum(totals, ("nvlink_replays", "nvlink_recoveries"), (_NVLINK_REPLAY, _NVLINK_RECOVERY), links)
+        crc = self._sum(totals, ("nvlink_crc_flit_errors", "nvlink_crc_data_errors"), (_NVLINK_CRC,), links)
         return {
             "nvlinks": len(known) or None,
             "nvlinks_up": sum(state == 1 for state in known) if known else None,
             "nvlink_errors": errors,
             "nvlink_crc_errors": crc,
+            **{name: (totals or {}).get((number, 0)) for name, number in _NVLINK_TOTALS.items()},
         }
 
     def _states_by_call(self, links: int) -> list[Figure]:
@@ -266,10 +266,26 @@ class _Reading:
             found.append(self._scaled(state, 0, 1, 1))
         return found
 
-    def _over_links(self, links: int, numbers: Iterable[int]) -> Figure:
-        wanted = [(number, link) for number in numbers for link in range(links)]
-        counts = [value for each in self._fields(wanted) if isinstance(value := self._field(each, 1), (int, float))]
-        return sum(counts) if counts else None
+    def _counters(self, wanted: Sequence[_FieldKey]) -> Mapping[_FieldKey, float] | None:
+        """Of those that there are. None while one cannot be read: a sum would fall, and then rise by all of it."""
+        noted = len(self._faults)
+        values = [self._field(each, 1) for each in self._fields(wanted)]
+        told = {key: value for key, value in zip(wanted, values, strict=True) if isinstance(value, (int, float))}
+        ever: set[_FieldKey] = self._memo.setdefault("counters", set())
+        ever.update(told)
+        return told if len(self._faults) == noted and told.keys() == ever.intersection(wanted) else None
+
+    def _sum(
+        self, totals: Mapping[_FieldKey, float] | None, names: Iterable[str], of_a_link: Iterable[int], links: int
+    ) -> Figure:
+        """Of the totals of these names; where the driver has none of them, of each link's own counters."""
+        if totals is None:
+            return None
+        told = [totals[key] for name in names if (key := (_NVLINK_TOTALS[name], 0)) in totals]
+        if not told:
+            each = self._counters([(number, link) for number in of_a_link for link in range(links)])
+            told = list((each or {}).values())
+        return sum(told) if told else None
 
 
 _UNION = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")  # by nvmlValueType_t
@@ -282,17 +298,13 @@ def _text(value: Any) -> str | None:
     return text if text and text.isprintable() else None
 
 
-def _total(figures: Mapping[str, Figure], names: Iterable[str]) -> Figure:
-    known = [value for name in names if isinstance(value := figures.get(name), (int, float))]
-    return sum(known) if known else None
-
-
+_NVLINK = ("nvlinks", "nvlinks_up", "nvlink_errors", "nvlink_crc_errors", *_NVLINK_TOTALS)
 NUMBERS: tuple[str, ...] = (
     *(ask[0] for ask in (*_ASKED, *_CONSTANT)),
     *(name for name, _, _ in _FIELDS if name != "nvlink_count"),
     *_ROWS,
     *("repair_pending", "utilisation_percent", "sram_threshold_exceeded"),
-    *("nvlinks", "nvlinks_up", "nvlink_errors", "nvlink_crc_errors"),
+    *_NVLINK,
 )
 TEXTS: tuple[str, ...] = (*(name for name, _, _ in _TEXTS), "cuda_version", "fault")
 """The names of all figures, for whoever must know them: a test holds that the table of meanings names each."""

@@ -333,6 +333,28 @@ def test_errors_of_links_are_added_up_where_there_is_no_total(driver: Driver) ->
     assert [figures[name] for name in wanted] == [3, 3, 18, 300]
 
 
+@pytest.mark.parametrize("recoveries", ["field 0 59 max\n", "field 0 59 0 999\n", ""])
+def test_a_sum_of_counters_is_not_told_without_one_of_them(driver: Driver, recoveries: str) -> None:
+    """It would fall, and rise by all of the missing one when that is back: errors that never were."""
+    links = ONE_GPU + "field 0 91 2\nfield 0 165 1\nfield 0 52 7\n"
+    courses = read_each(driver, *(links + one for one in ("field 0 59 40\n", recoveries, "field 0 59 40\n")))
+    assert [figures["nvlink_errors"] for figures in courses] == [47, None, 47]
+
+
+def test_the_first_sum_waits_for_a_counter_that_failed(driver: Driver) -> None:
+    """Else it would begin too low; nor are the links' own counters, which are others, taken instead."""
+    links = ONE_GPU + "field 0 91 2\nfield 0 165 1\nfield 0 52 7\nfield 0 161 5\nfield 0 162 1\n"
+    courses = read_each(driver, *(links + one for one in ("field 0 59 0 999\n", "field 0 59 40\n")))
+    assert [figures["nvlink_errors"] for figures in courses] == [None, 47]
+
+
+def test_links_are_not_added_up_while_one_is_not_told(driver: Driver) -> None:
+    """Of three links the second one's replays are a blank."""
+    driver.set(ONE_GPU + "field 0 91 3\nfield 0 165 1\nfield 0 161 5,max,5\nfield 0 162 1\n")
+    (figures,) = read()
+    assert (figures["nvlinks_up"], figures["nvlink_errors"]) == (3, None)
+
+
 @pytest.mark.parametrize(
     ("scenario", "fault"),
     [
