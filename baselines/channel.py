@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,6 +18,7 @@ MUCH_WIDER = 2  # steps: four times as wide, so that what is swept at all is swe
 PERSIST = 2  # completed buckets in a row
 AGREE = 0.5  # the halves of a window agree when neither slope is less than this share of the other
 DAY_S = 86400.0
+LIKE_LOAD = 0.8  # of the highest mean load of a window that grew; a leak per request hardly shows under far less
 MIN_REPORTED = 0.1  # of the slope that alarmed: the windows that are longer than the leak is old show less
 
 
@@ -98,6 +98,24 @@ class _Scale:
         return [Slope(estimate=s.estimate / w, low=s.low / w, high=s.high / w) for s in found]
 
 
+@dataclass(slots=True, kw_only=True)
+class _Alarm:
+    """What is called a leak. number: of the width of window that shows it; seen_since_s: age at which the first began.
+
+    slope: bytes per second of the last window that rose for certain, under the highest mean load of such windows, NaN
+    when not known. like_s: age at which the load was last like it. grown: what was told last; is_quiet: whether the
+    newest window tells nothing.
+    """
+
+    number: int
+    seen_since_s: float
+    slope: float
+    load: float
+    like_s: float
+    grown: Growth
+    is_quiet: bool = False
+
+
 class Channel:
     """Takes the samples of one figure and says what its growth is.
 
@@ -123,9 +141,8 @@ class Channel:
         self._scales = [_Scale(window_s * share / WINDOW) for share in SCALES]
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
-        self._alarm: int | None = None
+        self._alarm: _Alarm | None = None
         self.has_leaked = False  # in this life; it may be over
-        self._seen_since_s = math.inf  # an age; of the leak that is told
         self._age_s = 0.0
         self.taken = 0
 
@@ -147,13 +164,11 @@ class Channel:
             slow = free is not None and free.record and (ripe or self._presses(bucket.floor, free))
             scale.urgent = scale.urgent + 1 if urgent else 0
             scale.slow = scale.slow + 1 if slow else 0
-            if max(scale.urgent, scale.slow) >= PERSIST and (self._alarm is None or number > self._alarm):
-                if self._alarm is None:
-                    self._seen_since_s = scale.begun_s
-                self._alarm, self.has_leaked = number, True
-                scale.idle = 0
-            elif number == self._alarm:
-                self._see_whether_it_stopped(scale)
+            alarm = self._alarm
+            if max(scale.urgent, scale.slow) >= PERSIST and (alarm is None or number > alarm.number):
+                self._alarm, self.has_leaked = self._raise(number, alarm), True
+            elif alarm is not None and number == alarm.number:
+                self._follow(alarm, scale)
         if number < len(self._doublings):
             for wide in self._doublings[number].add(bucket):
                 self._append(number + 1, wide)
@@ -168,15 +183,44 @@ class Channel:
     def _presses(self, used: float, rise: Rise) -> bool:
         return self._age_s >= 2 * self._youth_s and self._is_large(used, rise.risen)
 
-    def _see_whether_it_stopped(self, scale: _Scale) -> None:
+    def _raise(self, number: int, before: _Alarm | None) -> _Alarm:
+        """By a width that shows a leak, the first or a longer one."""
+        scale = self._scales[number]
+        scale.idle = 0
+        return _Alarm(
+            number=number,
+            seen_since_s=scale.begun_s if before is None else before.seen_since_s,
+            slope=scale.slope()[0].estimate,
+            load=scale.floors.mean_load(WINDOW),
+            like_s=self._age_s,
+            grown=self._told(number),
+        )
+
+    def _follow(self, alarm: _Alarm, scale: _Scale) -> None:
         """An alarm stands until a window does not rise at all, as when much was given back, or for half a window none
-        has gained anything that could be told from nothing."""
+        has risen for certain, or half as fast as before by the load.
+
+        Under far less load a window that does not rise tells nothing, since a leak per request is slow then, unless
+        half was given back; after a day without a load like the one that it was seen under it does.
+        """
         (slope,) = scale.slope()
-        grows = slope.low > 0 and slope.estimate * scale.width_s * WINDOW >= self._min_gain
-        scale.idle = 0 if grows else scale.idle + 1
+        load = scale.floors.mean_load(WINDOW)
+        is_certain = slope.low > 0
+        if not load < LIKE_LOAD * alarm.load:  # nor where either is not known
+            alarm.like_s = self._age_s
+            if is_certain:
+                alarm.slope, alarm.load = slope.estimate, float(np.fmax(alarm.load, load))
+        half = alarm.slope / 2 * (load / alarm.load if load < alarm.load else 1.0)
+        rises = slope.estimate * scale.width_s * WINDOW >= self._min_gain and (is_certain or slope.estimate >= half)
+        waits = alarm.like_s < self._age_s <= alarm.like_s + DAY_S and not _has_given_back(scale, alarm.grown)
+        alarm.is_quiet = waits and not rises
+        if alarm.is_quiet:
+            return
+        scale.idle = 0 if rises else scale.idle + 1
         if scale.idle >= HALF or slope.estimate <= 0:
             self._alarm = None
-            self._seen_since_s = math.inf
+        else:
+            alarm.grown = self._told(alarm.number)
 
     def inherit(self, slopes: Mapping[int, Sequence[float]]) -> None:
         """Take over what earlier lives of the same service showed, by the number of the width."""
@@ -194,14 +238,26 @@ class Channel:
     def growth(self) -> Growth | None:
         """What is known now; None before a window that a leak could be seen in is full."""
         full = [n for n, scale in enumerate(self._scales) if scale.floors.count >= WINDOW]
-        if self._alarm is None:
+        alarm = self._alarm
+        if alarm is None:
             return self._measure(min(full[-1], self._middle)) if self._judged(full) else None
-        told = self._alarm
-        alarming = self._scales[told].slope()[0].estimate
-        for number in full:
-            if number > told and self._agrees(self._scales[number], MIN_REPORTED * alarming):
+        growth = replace(alarm.grown, used=self._newest_floor) if alarm.is_quiet else self._told(alarm.number)
+        return replace(growth, leaking=True, seen_since_s=min(growth.begun_s, alarm.seen_since_s))
+
+    def _told(self, alarming: int) -> Growth:
+        """By the longest window that agrees with the one that shows the leak."""
+        told = alarming
+        least = MIN_REPORTED * self._scales[told].slope()[0].estimate
+        for number in range(told + 1, len(self._scales)):
+            scale = self._scales[number]
+            if scale.floors.count >= WINDOW and self._agrees(scale, least):
                 told = number
         return self._measure(told)
+
+    @property
+    def _newest_floor(self) -> float:
+        """Of the shortest buckets: a long one is over an hour old when it is complete."""
+        return float(self._scales[0].floors.tail(1)[1][-1])
 
     @property
     def _middle(self) -> int:
@@ -220,17 +276,21 @@ class Channel:
     def _measure(self, number: int) -> Growth:
         scale = self._scales[number]
         indices, _, free = scale.floors.tail(WINDOW)
-        _, newest, _ = self._scales[0].floors.tail(1)  # a long bucket is over an hour old when it is complete
         (slope,) = scale.slope()
         return Growth(
             slope=slope,
             gain=float(np.median(free[-3:]) - np.median(free[:3])),
-            used=float(newest[-1]),
+            used=self._newest_floor,
             begun_s=scale.begun_s,
-            seen_since_s=min(scale.begun_s, self._seen_since_s),
+            seen_since_s=scale.begun_s,
             scale=number,
             floors=free.copy(),
             begins_s=indices * scale.width_s,
-            leaking=self._alarm is not None,
+            leaking=False,
             firm=self._age_s >= DAY_S or scale.floors.under_steady_load,
         )
+
+
+def _has_given_back(scale: _Scale, grown: Growth) -> bool:
+    """Whether half of what was gained is there no more."""
+    return bool(scale.floors.tail(1)[2][-1] <= grown.floors[-1] - grown.gain / 2)

@@ -29,14 +29,14 @@ class Bucket:
 
 
 class Floors:
-    """Buckets of one width, the newest last; of each its index, its floor, and its floor freed of the load is kept.
+    """Buckets of one width, the newest last; of each its index, its floor, its floor freed of the load, and its load.
 
     kept: how many are remembered.
     """
 
     def __init__(self, *, kept: int) -> None:
         self.count = 0  # of all there ever were
-        self._rows = np.empty((3, kept))
+        self._rows = np.empty((4, kept))
         self._filled = 0
         self._share = LoadShare()
 
@@ -45,7 +45,8 @@ class Floors:
         if self._filled == self._rows.shape[1]:
             self._rows[:, :-1] = self._rows[:, 1:].copy()
             self._filled -= 1
-        self._rows[:, self._filled] = (bucket.index, bucket.floor, bucket.floor - self._share.take(bucket))
+        load = math.nan if bucket.load is None else bucket.load
+        self._rows[:, self._filled] = (bucket.index, bucket.floor, bucket.floor - self._share.take(bucket), load)
         self._filled += 1
         self.count += 1
 
@@ -61,8 +62,14 @@ class Floors:
 
     def tail(self, last: int) -> tuple[Floats, Floats, Floats]:
         """Indices, floors, and floors without load of the last buckets, at most `kept`. Views: they change later."""
-        indices, floors, free = self._rows[:, max(0, self._filled - last) : self._filled]
+        indices, floors, free, _ = self._rows[:, max(0, self._filled - last) : self._filled]
         return indices, floors, free
+
+    def mean_load(self, last: int) -> float:
+        """Over the last buckets of which it is known; NaN where it is known of none."""
+        loads = self._rows[3, max(0, self._filled - last) : self._filled]
+        known = loads[~np.isnan(loads)]
+        return float(known.mean()) if known.size else math.nan
 
 
 class Filling:

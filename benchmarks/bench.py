@@ -24,6 +24,7 @@ ABOUT = {
     "detection_recorded": "a slower model on a busy machine, as recorded",
     "gate": "a slower version, told at the deploy",
     "leak": "leaks, and what only looks like them",
+    "leak_standing": "how long a leak is called one",
     "leak_recorded": "the same of a real server, as recorded",
     "fleet": "a replica slower than its peers",
     "gpu": "what only a GPU can show",
