@@ -75,7 +75,8 @@ def attribute(
     existing: all pids there are here; another process's pid is nobody's second name.
     ranks: of each worker, the processes below it that work on a GPU for it, as those of a tensor-parallel model.
     before: the devices that were found last: while one of them tells no list, a worker's part on it is not known, and
-    so its sum is not.
+    so its sum is not. They are the target's until it is found on others: a worker that cannot start on a broken one is
+    listed nowhere.
     pids_seen: NVML listed a worker's pid before: no container hides them, and a stranger is a process that just ended.
     """
     chosen, missing = _choose(reading.devices, configured)
@@ -95,7 +96,7 @@ def attribute(
     return Attribution(
         shares=tuple(case.share(own, others) for own, others in zip(pids, below, strict=True)),
         view=case.view,
-        devices=(uuids if case.is_whole else uuids | (before or frozenset())) or None,
+        devices=(uuids if case.is_whole and uuids else uuids | (before or frozenset())) or None,
         missing=missing,
     )
 
@@ -154,8 +155,17 @@ def _choose(
     working = [d for d in devices if not d.sliced]
     if not configured:
         return working, ()
-    missing = tuple(name for name in configured if not any(name in names(d) for d in devices))
-    return [d for d in working if names(d) & set(configured)], missing
+    meant = {name: _whole(name, devices) for name in configured}
+    missing = tuple(name for name, whole in meant.items() if not any(whole in names(d) for d in devices))
+    return [d for d in working if names(d) & set(meant.values())], missing
+
+
+def _whole(name: str | int, devices: Sequence[DeviceReading]) -> str | int:
+    """A UUID may be cut short, as in CUDA_VISIBLE_DEVICES, as long as only one begins so."""
+    if isinstance(name, int):
+        return name
+    begun = {uuid for d in devices for uuid in (d.uuid, d.parent) if uuid is not None and uuid.startswith(name)}
+    return begun.pop() if len(begun) == 1 else name
 
 
 def _names(pids: Collection[int], existing: Collection[int]) -> frozenset[int]:

@@ -16,6 +16,7 @@ _NOT_AVAILABLE = 2**64 - 1  # NVML_VALUE_NOT_AVAILABLE; broken devices also answ
 _LISTS = ("Compute", "MPSCompute", "Graphics")  # under MPS a client stands in the second; a desktop in the third
 _OF_THE_CALL = {GpuFault.NOT_SUPPORTED, GpuFault.NO_PERMISSION, GpuFault.IMPLAUSIBLE}
 _LOST = {GpuFault.GPU_LOST, GpuFault.RESET_REQUIRED}
+_NO_SLICE = {GpuFault.NOT_FOUND, *_OF_THE_CALL}  # NOT_FOUND: an empty slot
 
 
 class Device:
@@ -71,16 +72,20 @@ class Device:
         return None
 
     def _find_slices(self) -> None:
-        """Which there are may change at any time. What was learned of one that stays is kept."""
-        mode, _ = self._nvml.call("nvmlDeviceGetMigMode", self._handle)
+        """Which there are may change at any time. What was learned of one that stays is kept; a question that failed is
+        no answer that there is none."""
+        mode, fault = self._nvml.call("nvmlDeviceGetMigMode", self._handle)
+        if fault is not None and fault not in _NO_SLICE:
+            return
         is_on = mode is not None and mode[0] == 1
         self._whole.known = replace(self._whole.known, sliced=is_on)
-        most, _ = self._nvml.call("nvmlDeviceGetMaxMigDeviceCount", self._handle) if is_on else (0, None)
-        found = {}
+        most, fault = self._nvml.call("nvmlDeviceGetMaxMigDeviceCount", self._handle) if is_on else (0, None)
+        found = dict(self._slices) if most is None and fault not in _NO_SLICE else {}
         for slot in range(most or 0):
-            handle, _ = self._nvml.call("nvmlDeviceGetMigDeviceHandleByIndex", self._handle, slot)
+            handle, fault = self._nvml.call("nvmlDeviceGetMigDeviceHandleByIndex", self._handle, slot)
             if handle is None:
-                continue  # an empty slot
+                found = found if fault in _NO_SLICE else self._slices | found
+                continue
             part = _Part(self._nvml, DeviceReading(index=self._index, parent=self._whole.known.uuid))
             part.open(handle)
             if (before := self._slices.get(part.known.uuid)) is not None:
@@ -162,11 +167,11 @@ def _by_pid(rows: Any, total: int | None) -> tuple[dict[int, int | None], GpuFau
         used = row.usedGpuMemory
         if used is not None and used >= _NOT_AVAILABLE:
             used = None
-        if used is not None and total is not None and used > total:
-            used, fault = None, GpuFault.IMPLAUSIBLE
         if row.pid in found:
             before = found[row.pid]
             used = None if before is None or used is None else before + used
+        if used is not None and total is not None and used > total:
+            used, fault = None, GpuFault.IMPLAUSIBLE
         found[row.pid] = used
     return found, fault
 

@@ -89,8 +89,11 @@ class Known:
             return min((place.due for place in self._places), default=math.inf)
 
     def open(self, count: int, driver: str | None, cuda: str | None) -> None:
-        """NVML was opened and counts so many GPUs; a GPU that is counted no more leaves its place to the next one."""
+        """NVML was opened and counts so many GPUs; a GPU that is counted no more leaves its place to the next one, and
+        nobody will be asked again where a call hung on it."""
         with self._lock:
+            if self._stuck is not None and self._stuck.index is not None and self._stuck.index >= count:
+                self._stuck = None
             self._why = None
             self.driver_version, self.cuda_version = driver, cuda
             before = {place.index: place for place in self._places}
@@ -124,7 +127,7 @@ class Known:
             place.devices = tuple(_with_lists(d, place.listed) for d in devices)
             place.read_at, place.due = now, due
             place.listed_at = now if lists else place.listed_at
-            self._gpus |= {d.uuid: d for d in devices if d.uuid is not None and d.parent is None}
+            self._gpus |= {d.uuid: self._numbered(d) for d in devices if d.uuid is not None and d.parent is None}
             if self._stuck is None or self._stuck.index not in (None, place.index):
                 return False
             self._stuck = None
@@ -148,6 +151,8 @@ class Known:
             devices = [d for place in self._places for d in self._shown(place, now)]
             told = {d.uuid for d in devices}
             gone = [d.emptied(GpuFault.GPU_LOST) for uuid, d in self._gpus.items() if uuid not in told]
+            if gone:
+                devices = [self._numbered(d) for d in devices]
             return GpuReading(
                 devices=tuple(devices + gone),
                 fault=self.why,
@@ -157,6 +162,12 @@ class Known:
                 xid_counts=dict(self._xid_counts),
                 xid_watched=self._xid_watched,
             )
+
+    def _numbered(self, device: DeviceReading) -> DeviceReading:
+        """While a GPU is counted no more, the others keep the numbers that they had: each is one GPU's."""
+        before = self._gpus.get(device.parent or device.uuid or "")
+        told = {d.uuid for place in self._places for d in place.devices}
+        return device if before is None or self._gpus.keys() <= told else replace(device, index=before.index)
 
     def _shown(self, place: Place, now: float) -> tuple[DeviceReading, ...]:
         """With their ages; without figures when they are too old, when a call about them hangs, or without NVML."""

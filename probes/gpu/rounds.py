@@ -104,7 +104,11 @@ class Rounds:
             self._closing.wait(min(_LOOK_S, max(_GATE_S, self._start_at - now)))
             return
         helper = self._helper or self._start(now)
-        for said in helper.hear(self._ask(helper, now)):
+        wait_s, began = self._ask(helper, now), self._monotonic()
+        heard = helper.hear(wait_s)
+        if not heard:  # of a wait that took longer than it may we were stopped ourselves: nobody else was silent
+            self._heard_at += max(0.0, self._monotonic() - began - 2 * _LOOK_S)
+        for said in heard:
             self._heard_at = self._monotonic()
             self._take(said)
             if self._helper is not helper:

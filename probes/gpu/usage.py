@@ -86,9 +86,10 @@ class TargetGpu:
         return None if words is None else f"{words} ({self._view}), as in a container; see docs/gpu.md"
 
     def burst(self) -> AbstractContextManager[None]:
-        """While a canary measures the target its devices are not read."""
+        """While a canary measures the target its devices are not read; all of them where its workers are on none."""
         self.reader.wait_ready()
-        mine = {d.uuid for d in self.reading().devices if d.uuid is not None} if self._configured else self._devices
+        found = self._devices if self._view is not PidView.ABSENT else None
+        mine = {d.uuid for d in self.reading().devices if d.uuid is not None} if self._configured else found
         return self.reader.burst(frozenset(mine) if mine else None)
 
     def complete(

@@ -5,7 +5,8 @@ daemon -> child   read {index, processes, health}
 child -> daemon   hello {why, driver, cuda, devices}        once NVML was opened, or not: `why`; devices: how many
                   reading {index, devices}                  the answer to read: `reading.encode` of a GPU and its slices
                   registering {}                            it would register for Xids, which asks about every device
-                  watched {devices}                         the answer to register: UUIDs of those that tell their Xids
+                  watched {devices}                         the answer to register: UUIDs of those that tell their Xids;
+                                                            none when the wait for them has failed
                   xid {at, device, xid}
                   beat {call, late_s, xid_late_s}           every BEAT_S: the call that has not returned, None for none,
                                                             and by how much; the same for the wait for Xids

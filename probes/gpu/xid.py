@@ -22,7 +22,7 @@ AGAIN_MAX_S = 300.0  # it doubles up to this while none can be waited for
 
 class XidWatch(threading.Thread):
     """may_register: returns when devices may be asked about, before each beginning. on_watched: told that this is done,
-    with the UUIDs of the devices that tell theirs. on_xid: each event.
+    with the UUIDs of the devices that tell theirs; that there are none while nobody waits. on_xid: each event.
 
     It ends where no device tells any: asking again would only disturb what is measured on them.
     """
@@ -62,6 +62,7 @@ class XidWatch(threading.Thread):
             if devices:
                 again_s = self._again_s
                 self._wait(events, devices)
+                self._on_watched([])
             time.sleep(again_s)
             again_s = min(2 * again_s, AGAIN_MAX_S)
 

@@ -96,6 +96,15 @@ def test_work_on_a_sliced_gpu_is_on_its_slices() -> None:
         assert {"MIG-0", "GPU-0"} <= seen.devices
 
 
+def test_a_uuid_may_be_cut_short_while_only_one_begins_so() -> None:
+    """One that begins several UUIDs names none; a whole one that begins another is itself."""
+    devices = gpu(1, {7: GB}), gpu(123, {7: GB}), gpu(2, {7: GB})
+    for name, uuid in (("GPU-12", "GPU-123"), ("GPU-1", "GPU-1"), ("GPU-2", "GPU-2")):
+        seen = look(*devices, configured=(name,))
+        assert (seen.devices, seen.missing) == ({uuid}, ())
+    assert look(*devices, configured=("GPU-",)).missing == ("GPU-",)
+
+
 def test_a_list_that_is_missing_makes_the_sum_unknown() -> None:
     """A worker on two devices does not shrink because one of them could not be asked."""
     both = look(gpu(0, {7: 4 * GB}), gpu(1, {7: 5 * GB}))
@@ -105,6 +114,14 @@ def test_a_list_that_is_missing_makes_the_sum_unknown() -> None:
     assert other.shares[0].used_bytes == 9 * GB  # that one was never its own
     moved = look(gpu(0, {7: 4 * GB}), gpu(1, {}), before=both.devices)
     assert (moved.shares[0].used_bytes, moved.devices) == (4 * GB, {"GPU-0"})
+
+
+def test_a_worker_that_is_gone_leaves_its_devices_the_targets() -> None:
+    """Until it is found on others: one that cannot start on a broken device is listed nowhere."""
+    gone = look(gpu(0, {}), gpu(1, {8: GB}), before=frozenset({"GPU-0"}))
+    assert (gone.view, gone.devices) == (PidView.ABSENT, {"GPU-0"})
+    moved = look(gpu(0, {}), gpu(1, {7: GB}), before=frozenset({"GPU-0"}))
+    assert moved.devices == {"GPU-1"}
 
 
 def test_a_worker_that_uses_no_gpu_is_absent_and_not_zero() -> None:
@@ -195,6 +212,34 @@ def test_gpu_figures_join_the_workers_memory_sample(tmp_path: Path, monkeypatch:
         [sample] = watch.sample(now=3.0)
         assert (usage.lost, sample.gpu_used_bytes, sample.gpu_capacity_bytes) == (True, None, None)
         assert usage.names == ("Stub GPU 0",)
+    finally:
+        reader.close()
+
+
+@pytest.mark.parametrize(
+    ("listed", "view", "used"),
+    [
+        ("process 0 {me} max\n", PidView.NO_AMOUNTS, 9 * GB),
+        ("process 0 {me} 0\n", PidView.NO_AMOUNTS, 9 * GB),
+        (f"process 0 999999999 {4 * GB}\n", PidView.FOREIGN_PIDS, 4 * GB),
+        ("", PidView.EMPTY, 9 * GB),
+    ],
+    ids=["not told", "told as 0", "the host's pids", "nobody"],
+)
+def test_what_a_container_hides_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: str, view: PidView, used: int
+) -> None:
+    """By what the library says in each case, and what is left is the only worker's."""
+    driver = Driver(tmp_path)
+    driver.use(monkeypatch, build_stub(tmp_path / "library"))
+    driver.set(f"device 0 {80 * GB} 0 {9 * GB}\n" + listed.format(me=os.getpid()))
+    reader = GpuReader(rhythm=Rhythm(memory_s=0.05, lists_s=0.05))
+    usage = TargetGpu(reader, devices=("GPU-stub-0",))
+    watch = WorkerWatch(ProcessSpec(parent_pid=os.getpid(), workers="self"), target="toy", gpu=usage)
+    try:
+        [sample] = watch.sample(now=1.0)
+        assert (usage.view, sample.gpu_used_bytes) == (view, used)
+        assert str(view) in str(usage.note())
     finally:
         reader.close()
 

@@ -289,9 +289,10 @@ def test_of_several_faults_the_gravest_is_named(driver: Driver) -> None:
 def test_older_drivers_are_asked_by_older_names(
     tmp_path: Path, driver: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before 535: no event reasons, no versioned temperature, no field values."""
+    """Before 535: no event reasons, no versioned temperature, no field values, no flags of a repair."""
     gone = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetTemperatureV", "nvmlDeviceGetFieldValues")
-    driver.use(monkeypatch, build_stub(tmp_path / "old", *gone))
+    repair = ("nvmlDeviceGetRepairStatus", "nvmlDeviceGetUnrepairableMemoryFlag_v1")
+    driver.use(monkeypatch, build_stub(tmp_path / "old", *gone, *repair))
     driver.set(
         ONE_GPU
         + "value nvmlDeviceGetCurrentClocksThrottleReasons 0 0x40\nvalue nvmlDeviceGetTemperature/0 0 93\n"
@@ -299,7 +300,7 @@ def test_older_drivers_are_asked_by_older_names(
     )
     (figures,) = read()
     assert (figures["clock_event_reasons"], figures["temperature_c"], figures["performance_state"]) == (0x40, 93, 2)
-    assert figures["recovery_action"] is None
+    assert (figures["recovery_action"], figures["repair_pending"], figures["memory_unrepairable"]) == (None, None, None)
     assert figures["fault"] is None
 
 

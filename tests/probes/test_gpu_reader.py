@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nvml_stage import OLD_DRIVER, Driver, build_stub, driver, library
@@ -52,7 +53,7 @@ Open = Callable[..., GpuReader]
 def start() -> Iterator[Open]:
     readers: list[GpuReader] = []
 
-    def begin(rhythm: Rhythm = QUICK, **more: frozenset[str]) -> GpuReader:
+    def begin(rhythm: Rhythm = QUICK, **more: Any) -> GpuReader:
         readers.append(GpuReader(rhythm=rhythm, **more))
         return readers[-1]
 
@@ -162,6 +163,17 @@ def test_processes_of_all_lists_are_one_each(driver: Driver, start: Open) -> Non
 # --- MIG --------------------------------------------------------------------------------------------------------------
 
 
+def test_a_list_that_there_is_not_hides_no_other(driver: Driver, start: Open) -> None:
+    """Those of MPS and of graphics, which not every device has."""
+    lists = ("MPSCompute", "Graphics")
+    driver.set(
+        TWO_GPUS
+        + "".join(f"return nvmlDeviceGet{kind}RunningProcesses_{v} 3\n" for kind in lists for v in ("v2", "v3"))
+    )
+    read = read_anew(start())[1]
+    assert (read.processes, read.fault) == ({7001: 5 * GB, 7002: 6 * GB}, None)
+
+
 def test_slices_are_read_each_for_itself(driver: Driver, start: Open) -> None:
     """Memory and processes by slice; the whole needs privilege, which hides no slice; new slices are found."""
     base = f"device 0 {80 * GB} {GB} {10 * GB}\nmig 0 1\nreturn nvmlDeviceGetMemoryInfo_v2 4 0\n"
@@ -178,6 +190,19 @@ def test_slices_are_read_each_for_itself(driver: Driver, start: Open) -> None:
     driver.set(f"device 0 {80 * GB} {GB} {10 * GB}\nmig 0 0\nprocess 0 73 5\n")
     reading = wait_for(reader, lambda r: len(r.devices) == 1, "MIG is off")
     assert (reading.devices[0].sliced, reading.devices[0].processes) == (False, {73: 5})
+
+
+@pytest.mark.parametrize("call", ["MigMode", "MaxMigDeviceCount", "MigDeviceHandleByIndex"])
+def test_a_question_about_slices_that_fails_hides_none(driver: Driver, start: Open, call: str) -> None:
+    """They are read on, and the whole is not taken for one that is not sliced."""
+    base = f"device 0 {80 * GB} {GB} {10 * GB}\nmig 0 1\ninstance 0.0 1 0 {40 * GB} 0 {5 * GB}\n"
+    driver.set(base + f"process 0.0 71 {4 * GB}\n")
+    reader = start()
+    assert len(read_anew(reader)) == 2
+    driver.set(base + f"process 0.0 71 {3 * GB}\nreturn nvmlDeviceGet{call} 999 0\n")
+    whole, part = read_anew(reader)
+    assert (whole.sliced, whole.processes) == (True, None)
+    assert (part.uuid, part.used_bytes, part.processes) == ("MIG-stub-0.0", 5 * GB, {71: 3 * GB})
 
 
 # --- failures that are answers ----------------------------------------------------------------------------------------
@@ -269,10 +294,12 @@ def test_an_amount_that_cannot_be_is_refused(driver: Driver, start: Open, device
 
 
 def test_a_process_cannot_use_more_than_its_device_has(driver: Driver, start: Open) -> None:
-    """Some drivers shift the columns of the list."""
-    driver.set(f"device 0 {GB} 0 {GB}\nprocess 0 7001 {2 * GB}\nprocess 0 7002 5\n")
-    read = read_anew(start())[0]
-    assert (read.processes, read.fault) == ({7001: None, 7002: 5}, GpuFault.IMPLAUSIBLE)
+    """Some drivers shift the columns of the list. Nor can it by the sum of what two entries say."""
+    reader = start()
+    for entries in (f"process 0 7001 {2 * GB}\n", 2 * f"process 0 7001 {GB}\n"):
+        driver.set(f"device 0 {GB} 0 {GB}\n{entries}process 0 7002 5\n")
+        read = read_anew(reader)[0]
+        assert (read.processes, read.fault) == ({7001: None, 7002: 5}, GpuFault.IMPLAUSIBLE)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +390,26 @@ def test_a_gpu_that_is_no_longer_counted_keeps_its_place(driver: Driver, start: 
     wait_for(reader, lambda r: [d.used_bytes for d in r.devices] == [10 * GB, 20 * GB], "it is back")
 
 
+def test_each_number_is_one_gpus(driver: Driver, start: Open) -> None:
+    """A GPU that moves up to the number of a lost one keeps its own until all are back: a verdict is about a number."""
+
+    def at(index: int, uuid: str, used: int) -> str:
+        return f"device {index} {80 * GB} {GB} {used}\ntext nvmlDeviceGetUUID {index} {uuid}\n"
+
+    both = at(0, "GPU-a", 10 * GB) + at(1, "GPU-b", 20 * GB)
+    driver.set(both)
+    reader = start()
+    assert [(d.index, d.uuid) for d in read_anew(reader)] == [(0, "GPU-a"), (1, "GPU-b")]
+    driver.set(both + "lost 0\n")
+    wait_for(reader, lambda r: r.devices[0].fault is GpuFault.GPU_LOST, "it is lost")
+    driver.set(at(0, "GPU-b", 20 * GB))
+    moved = wait_for(reader, lambda r: [d.uuid for d in r.devices] == ["GPU-b", "GPU-a"], "the other has its place")
+    assert [(d.index, d.uuid, d.used_bytes) for d in moved.devices] == [(1, "GPU-b", 20 * GB), (0, "GPU-a", None)]
+    driver.set(both)
+    wait_for(reader, lambda r: [d.used_bytes for d in r.devices] == [10 * GB, 20 * GB], "it is back")
+    assert [(d.index, d.uuid) for d in read_anew(reader)] == [(0, "GPU-a"), (1, "GPU-b")]
+
+
 # --- a driver that does not answer ------------------------------------------------------------------------------------
 
 
@@ -401,6 +448,22 @@ def test_a_call_that_hangs_is_named_and_its_child_is_left_behind_once(driver: Dr
 
 
 @pytest.mark.slow
+def test_a_gpu_that_hung_and_is_no_longer_counted_is_lost(driver: Driver, start: Open) -> None:
+    """No answer about it will ever come: the driver does not hang for ever in the eyes of all others."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    assert read_anew(reader)[1].fault is None
+    driver.set(TWO_GPUS + "hang nvmlDeviceGetMemoryInfo_v2 1\ncount 1\n")
+    wait_for(reader, lambda r: r.fault is GpuFault.DRIVER_UNRESPONSIVE, "the hang is noticed")
+    reading = wait_for(reader, lambda r: r.fault is None, "the driver answers")
+    assert [d.fault for d in reading.devices] == [None, GpuFault.GPU_LOST]
+    assert reader.available
+    first, _ = children(driver)
+    driver.set(TWO_GPUS + "count 1\n")
+    wait_until(lambda: not is_running(first), "its child may end")
+
+
+@pytest.mark.slow
 def test_a_hang_while_nvml_is_opened_delays_nobody_for_long(driver: Driver, start: Open) -> None:
     """No first burst waits longer than it may, and reading never waits."""
     driver.set(TWO_GPUS + "hang nvmlInitWithFlags\n")
@@ -434,6 +497,27 @@ def test_a_child_that_does_not_end_is_left_alone(driver: Driver, start: Open) ->
         os.kill(pid, signal.SIGCONT)
     wait_until(lambda: not is_running(pid), "it ends by the end of its pipe")
     reader.close()
+
+
+def test_a_daemon_that_was_stopped_blames_nobody(driver: Driver, start: Open) -> None:
+    """As with all of its container: the child was not silent, nobody listened."""
+    driver.set(TWO_GPUS)
+    stopped_s, looks = 0.0, 0
+
+    def monotonic() -> float:
+        nonlocal looks
+        looks += 1
+        return time.monotonic() + stopped_s
+
+    reader = start(monotonic=monotonic)
+    assert read_anew(reader)[0].fault is None
+    [child] = children(driver)
+    os.kill(child, signal.SIGSTOP)
+    stopped_s, looks = 100.0, 0
+    wait_until(lambda: looks > 20, "the thread has looked up several times")
+    os.kill(child, signal.SIGCONT)
+    wait_for(reader, lambda r: r.fault is None and r.devices[0].fault is None, "it is read on")
+    assert children(driver) == [child]
 
 
 def test_a_child_that_dies_is_started_again(driver: Driver, start: Open) -> None:
@@ -525,6 +609,15 @@ def test_each_xid_is_an_event_of_its_own(driver: Driver, start: Open) -> None:
     assert [(x.device, x.xid) for x in reading.xids] == [("GPU-stub-1", 31), ("GPU-stub-1", 31), ("GPU-stub-0", 79)]
     assert all(began - 1 <= x.at <= time.time() for x in reading.xids)
     assert reading.xid_counts == {("GPU-stub-1", 31): 2, ("GPU-stub-0", 79): 1}
+
+
+def test_a_wait_for_xids_that_fails_is_said(driver: Driver, start: Open) -> None:
+    """Until they are registered for again nobody waits, and no news is none."""
+    driver.set(TWO_GPUS)
+    reader = start()
+    wait_for(reader, lambda r: r.xid_watched, "they are waited for")
+    driver.set(TWO_GPUS + "return nvmlEventSetWait_v2 999\n")
+    wait_for(reader, lambda r: not r.xid_watched, "they are not waited for")
 
 
 def test_devices_that_tell_no_xids_are_said(driver: Driver, start: Open) -> None:

@@ -85,6 +85,22 @@ def test_a_burst_is_left_in_peace_on_its_devices(database: Database, driver: Dri
     assert burst.identity.gpu_type == "Stub GPU 0, Stub GPU 1"
 
 
+def test_devices_are_looked_at_while_no_worker_is_on_them(
+    database: Database, driver: Driver, reader: GpuReader
+) -> None:
+    """One that cannot start is listed nowhere, and what is wrong with its GPU holds recycles all the same."""
+    gpu = TargetGpu(reader)
+    workers = WorkerWatch(ProcessSpec(parent_pid=os.getpid(), workers="self"), target="chat", gpu=gpu)
+    target = make_target(database, workers=workers, gpu=gpu)
+    for scenario in (f"{DEVICES}process 0 {os.getpid()} {3 * GB}\n", DEVICES):
+        driver.set(scenario)
+        reader.refresh()
+        target.sample_memory()
+        sample = target.sample_gpu()
+        assert sample is not None
+        assert [device.uuid for device in sample.devices] == ["GPU-stub-0"]
+
+
 def test_a_burst_tells_how_its_device_was(database: Database, driver: Driver, reader: GpuReader) -> None:
     """Of the last reading there is: nothing is read for it. Of the device of its workers alone."""
     driver.set(f"{DEVICES}{RUNNING}process 0 {os.getpid()} {3 * GB}\nprocess 0 1 {GB}\nprocess 1 1 {GB}\n")
