@@ -14,13 +14,14 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import math
 import os
 import select
 import signal
 import sys
 import time
 import weakref
-from typing import Any, Callable, Dict, Iterator, Optional
+from typing import Any, Callable, Dict, Iterator, List, Optional, Set
 
 from watchdog_agent import door as doors
 from watchdog_agent import native
@@ -30,7 +31,7 @@ from watchdog_agent.door import Door
 from watchdog_agent.identity import life_key
 from watchdog_agent.ledger import LEDGER
 from watchdog_agent.report import report
-from watchdog_agent.talk import talk
+from watchdog_agent.talk import TALK_S, Talk
 from watchdog_agent.trim import trim
 
 LOOK_S = 60.0  # how soon a door that somebody closed or removed is opened again
@@ -38,6 +39,7 @@ RETRY_S = 60.0  # after one that could not be opened
 PAUSE_S = 1.0  # after one that was lost: whoever closes descriptors may not be done yet
 CHILD_S = 0.5  # a child that only runs another program, or ends at once, never opens a door
 FORK_WAIT_S = 0.2  # a fork waits at most so long for the thread to end, so that no lock of it goes into the child
+MAX_TALKS = 16  # callers who have not said all; the one who called first is dropped for one more
 MAX_VERSION_CHARS = 100
 NOBODY = -1  # no process has this pid
 
@@ -72,6 +74,7 @@ def attach(
     with contextlib.suppress(Exception):
         if not _is_before_uwsgi_forks():
             agent.follow_fork()
+            agent.follow_failure()
     return agent
 
 
@@ -90,9 +93,11 @@ class Agent:
         self.problem: Optional[str] = None
         self._open_door = open_door
         self._door: Optional[Door] = None
+        self._talks: List[Talk] = []
         self._control = Control()
         self._logged = False
         self._closed = False
+        self._unstarted = False
         self._pid = os.getpid()
         self._stop = native.Event()
         self._thread: Optional[native.Thread] = None
@@ -121,6 +126,11 @@ class Agent:
         if self._pid != os.getpid():
             self._reborn()
 
+    def follow_failure(self) -> None:
+        """Where no thread could be started before: try again."""
+        if self._unstarted:
+            self._start(0.0)
+
     def close(self) -> None:
         """Close the door for good; for whoever embeds the agent in something that outlives it."""
         self._closed = True
@@ -133,7 +143,12 @@ class Agent:
 
     def _start(self, delay_s: float) -> None:
         with self._noting():
-            self._thread = native.Thread(self._run, self._stop, delay_s)
+            try:
+                self._thread = native.Thread(self._run, self._stop, delay_s)
+            except RuntimeError:
+                self._unstarted = True
+                raise
+            self._unstarted = False
 
     def _run(self, stop: native.Event, delay_s: float) -> None:
         with self._noting():  # the host's signals are for the host's threads, first of all for its main thread
@@ -153,21 +168,34 @@ class Agent:
                     forking = stop.is_set() and not self._closed  # the door stays open, and the next thread goes on
                     if not forking:
                         self._door = None
+                        self._end_talks()
                         door.close(remove=self._closed)
                 pause_s = PAUSE_S
             stop.wait(pause_s)
 
     def _serve(self, door: Door, stop: native.Event) -> None:
         """Answer until it stops standing."""
-        poll = native.original(select, "poll")()
-        poll.register(door.fileno(), select.POLLIN)
         while not stop.is_set():
-            called = poll.poll(LOOK_S * 1000)
+            poll = native.original(select, "poll")()
+            for fd in (door.fileno(), *(talk.fileno() for talk in self._talks)):
+                poll.register(fd, select.POLLIN)
+            called = poll.poll((TALK_S if self._talks else LOOK_S) * 1000)
             if stop.is_set() or not door.stands():
                 return
             caller = door.accept() if called else None
             if caller is not None:
-                talk(caller, token=door.token, answer=self._answer)
+                self._talks.append(Talk(caller, token=door.token))
+            talks, self._talks = self._talks, []  # after a fork the next thread goes on with what this one is not at
+            for talk in talks:
+                if talk.go_on(self._answer):
+                    self._talks.append(talk)
+            while len(self._talks) > MAX_TALKS:
+                self._talks.pop(0).end()
+
+    def _end_talks(self) -> None:
+        talks, self._talks = self._talks, []
+        for talk in talks:
+            talk.end()
 
     def _answer(self, question: Question) -> Answer:
         if isinstance(question, RunKernel):
@@ -203,6 +231,7 @@ class Agent:
             self._pid, self._stop, self._thread = os.getpid(), native.Event(), None
             self._control = Control()
             LEDGER.reset()
+            self._end_talks()
             if door is not None:
                 door.close(remove=False)
             if not self._closed:
@@ -223,13 +252,13 @@ class Agent:
         uwsgi.post_fork_hook = hook
 
     def _at_exit(self) -> None:
-        door = self._door
         if self._pid != os.getpid():
             return
         self._control.close(FORK_WAIT_S)
+        self._closed = True
+        self._stop.set()  # also for a thread that has yet to open the door
+        door = self._door
         if door is not None:
-            self._closed = True
-            self._stop.set()
             door.close(remove=True)
 
     @contextlib.contextmanager
@@ -243,12 +272,12 @@ class Agent:
 
     def _note(self, error: Exception) -> None:
         said = f"{type(error).__name__}: {error}"
-        if not self._logged:
-            self._logged = True
-            import logging  # most hosts have it; the others do not need it until now
-
-            logging.getLogger("watchdog_agent").warning("the watchdog cannot ask this process: %s", said)
-        self.problem = said
+        try:
+            if not self._logged:
+                self._logged = True
+                _warn(f"the watchdog cannot ask this process: {said}")
+        finally:
+            self.problem = said
 
 
 def _uwsgi() -> Any:
@@ -280,23 +309,60 @@ def _opener(folder: Optional[str], port: Optional[int], token: Optional[str]) ->
     return open_port
 
 
+def _warn(said: str) -> None:
+    import logging  # most hosts have it; the others do not need it until now
+
+    logging.getLogger("watchdog_agent").warning("%s", said)
+
+
 def _remember(version: Optional[str], load_s: Optional[float], model: Any) -> None:
-    if version is not None:
-        plain = "".join(c for c in str(version) if " " <= c <= "~" and c != ";")  # it goes into a header
-        LEDGER.version = plain.strip()[:MAX_VERSION_CHARS] or None
-    if load_s is not None:
-        LEDGER.model_load_s = float(load_s)
-    if model is not None and model not in _HOOKED:
+    """Each by itself: one that cannot be used is left out, and that is logged once."""
+    _note("version", version, _note_version)
+    _note("load_s", load_s, _note_load)
+    _note("model", model, _count_shapes_of)
+
+
+def _note(name: str, value: Any, note: Callable[[Any], None]) -> None:
+    try:
+        if value is not None:
+            note(value)
+    except Exception as error:  # noqa: BLE001 - never the host's problem
+        if name not in _LEFT_OUT:
+            _LEFT_OUT.add(name)
+            _warn(f"attach() cannot use this {name}: {type(error).__name__}: {error}")
+
+
+def _note_version(version: Any) -> None:
+    plain = "".join(c for c in str(version) if " " <= c <= "~" and c != ";")  # it goes into a header
+    LEDGER.version = plain.strip()[:MAX_VERSION_CHARS] or None
+
+
+def _note_load(load_s: Any) -> None:
+    if not 0 <= float(load_s) < math.inf:
+        raise ValueError(f"load_s is {load_s}")
+    LEDGER.model_load_s = float(load_s)
+
+
+def _count_shapes_of(model: Any) -> None:
+    if model not in _HOOKED:
         model.register_forward_pre_hook(_look_at_shapes, with_kwargs=True)
         _HOOKED.add(model)
 
 
 def _look_at_shapes(_model: Any, args: Any, kwargs: Any) -> None:
     """A function of this module, so that a model that has it can still be pickled. A compiler must not look inside."""
-    compiler = sys.modules["torch"].compiler
-    if not compiler.is_compiling():
+    if not _is_compiling():
         LEDGER.note_shapes((*args, *kwargs.values()))
+
+
+def _is_compiling() -> Any:
+    """In words that a compiler can follow. torch 2.1 knows it in a module that is loaded with the compiler only."""
+    compiler = sys.modules["torch"].compiler
+    if hasattr(compiler, "is_compiling"):
+        return compiler.is_compiling()
+    return "torch._dynamo" in sys.modules and sys.modules["torch._dynamo"].is_compiling()
 
 
 _ATTACHED: Dict[str, Agent] = {}  # none or one: a process has one life to tell of
 _HOOKED: weakref.WeakSet[Any] = weakref.WeakSet()
+_LEFT_OUT: Set[str] = set()

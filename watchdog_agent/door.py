@@ -35,8 +35,8 @@ class Door:
         self._path = path
         self.token = token
         self.address = path or "{}:{}".format(*listener.getsockname())
-        self._opened = _inode_of(os.fstat(listener.fileno()))
-        self._named = None if path is None else _inode_of(os.lstat(path))
+        self._opened = inode_of(os.fstat(listener.fileno()))
+        self._named = None if path is None else inode_of(os.lstat(path))
 
     def fileno(self) -> int:
         return self._listener.fileno()
@@ -59,10 +59,16 @@ class Door:
         return caller
 
     def knock(self) -> None:
-        """Wake the thread that polls it, as any caller does."""
+        """Wake the thread that polls it, as any caller does. A door that no caller finds any more is shut for that."""
         with contextlib.suppress(OSError), _new_socket(self._listener.family) as caller:
             caller.settimeout(0)
-            caller.connect(self._path or self._listener.getsockname())
+            try:
+                caller.connect(self._path or self._listener.getsockname())
+            except BlockingIOError:
+                pass  # others have called: it is awake
+            except OSError:
+                if self._is_ours():
+                    self._listener.shutdown(socket.SHUT_RDWR)
 
     def close(self, *, remove: bool) -> None:
         """Let go of the descriptor, unless it is another's by now. remove: of the name too."""
@@ -77,13 +83,13 @@ class Door:
 
     def _is_ours(self) -> bool:
         try:
-            return _inode_of(os.fstat(self._listener.fileno())) == self._opened
+            return inode_of(os.fstat(self._listener.fileno())) == self._opened
         except OSError:
             return False
 
     def _bears_the_name(self) -> bool:
         try:
-            return _inode_of(os.lstat(self._path or "")) == self._named
+            return inode_of(os.lstat(self._path or "")) == self._named
         except OSError:
             return False
 
@@ -117,7 +123,7 @@ def open_folder(folder: str) -> Door:
 
 def open_port(port: int, token: str) -> Door:
     """A port of 127.0.0.1, the first free one of PORTS from the given one on. Raises OSError, ValueError."""
-    if len(token) < 16:
+    if len(token.strip()) < 16:
         raise ValueError("the token must have 16 characters or more")
     problem: Optional[OSError] = None
     for number in range(port, min(port + PORTS, 65536)):
@@ -127,7 +133,7 @@ def open_port(port: int, token: str) -> Door:
             listener.bind(("127.0.0.1", number))
             listener.listen(BACKLOG)
             listener.settimeout(0)
-            return Door(listener, token=token.encode())
+            return Door(listener, token=token.strip().encode())  # as a header's value is read, and a daemon's setting
         except OSError as error:
             listener.close()
             problem = error
@@ -183,5 +189,6 @@ def _user_of(caller: socket.socket) -> int:
     return int(user)
 
 
-def _inode_of(about: os.stat_result) -> Tuple[int, int]:
+def inode_of(about: os.stat_result) -> Tuple[int, int]:
+    """By which a descriptor is told from another under the same number."""
     return about.st_dev, about.st_ino

@@ -95,8 +95,7 @@ class WatchdogWSGI:
             LEDGER.end()
             raise
         # A server looks at the length of a list, and sends a wrapped file by itself: these go out as they are.
-        wrapper = environ.get("wsgi.file_wrapper")
-        if isinstance(body, (list, tuple)) or (isinstance(wrapper, type) and isinstance(body, wrapper)):
+        if isinstance(body, (list, tuple)) or _is_wrapped(body, environ.get("wsgi.file_wrapper")):
             LEDGER.end()
             return body
         return _Body(body)
@@ -114,6 +113,11 @@ class WatchdogWSGI:
             return headers
 
 
+def _is_wrapped(body: Any, wrapper: Any) -> bool:
+    """A wrapper is a type, or as in uWSGI a function that gives the file back."""
+    return isinstance(body, wrapper) if isinstance(wrapper, type) else wrapper is not None and hasattr(body, "read")
+
+
 class _Body:
     """An answer that is still being made. It ends when the server closes it, at the latest when nobody holds it."""
 
@@ -122,7 +126,7 @@ class _Body:
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        return iter(self._body)
+        yield from self._body  # whoever keeps the iterator alone, as a middleware's loop does, holds the answer too
 
     def close(self) -> None:
         try:

@@ -20,8 +20,8 @@ def report(ledger: Ledger) -> Report:
         version=ledger.version,
         versions={name: version[:100] for name, version in versions.items()},
         model_load_s=ledger.model_load_s,
+        in_flight=ledger.in_flight,  # before the requests: what begins in between must not be in flight alone
         requests=ledger.requests,
-        in_flight=ledger.in_flight,
         shapes=ledger.shapes,
         recompiles=_or_none(recompiles),
         host_anon_bytes=_or_none(memory.host_anon_bytes),

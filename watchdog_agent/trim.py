@@ -7,7 +7,8 @@
                   other C libraries have none)
 
 Measured: a convolution with 600 shapes of input takes 736 MB, of which malloc_trim gives 528 back. Runs on the thread
-that asks; only `gc` stops the others.
+that asks; only `gc` stops the others. A thread begins on GPU 0, and freeing another GPU's memory from there makes a
+context on it (pytorch#25752): so the GPU where the process holds the most becomes the thread's current one.
 """
 
 from __future__ import annotations
@@ -55,6 +56,9 @@ def _empty_cache() -> str:
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         raise _Absent("CUDA is not initialised")
+    held = [torch.cuda.memory_reserved(index) for index in range(torch.cuda.device_count())]
+    if any(held):
+        torch.cuda.set_device(held.index(max(held)))
     torch.cuda.empty_cache()
     return ""
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -35,6 +37,23 @@ def test_asking_does_not_initialise_cuda() -> None:
     assert memory.allocator_figures() == {}
     assert set(memory.facts()) == {"host_anon_bytes"}
     assert not torch.cuda.is_initialized()
+
+
+def test_a_trim_makes_no_context_on_another_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freed from where most is held: a thread of ours begins on GPU 0, which the host may not use."""
+    current = [0]
+    freed_on: list[int] = []
+    cuda = SimpleNamespace(
+        is_initialized=lambda: True,
+        device_count=lambda: 3,
+        memory_reserved=[0, 5 << 20, 1 << 20].__getitem__,
+        memory_stats=lambda _: {},
+        set_device=lambda index: current.__setitem__(0, index),
+        empty_cache=lambda: freed_on.append(current[0]),
+    )
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(cuda=cuda))
+    assert [step.ran for step in trim.trim()][1]
+    assert freed_on == [1]
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -234,6 +235,73 @@ def test_a_socket_that_was_removed_is_opened_again(folder: Path) -> None:
         answer_of(folder, life(process.pid))
 
 
+def test_a_fork_wakes_an_agent_whose_socket_was_removed(folder: Path) -> None:
+    """Nobody can call it any more, the fork neither: its thread still ends, and the next one opens a new socket."""
+    code = (
+        ATTACH + "agent = attach(folder=sys.argv[1])\n" + LISTENS + "os.unlink(agent.address)\n"
+        "for _ in range(3):\n"
+        "    pid = os.fork()\n"
+        "    if pid == 0: os._exit(0)\n"
+        "    os.waitpid(pid, 0)\n"
+        "assert len(os.listdir('/proc/self/task')) == 2\n" + REST
+    )
+    with script(code, str(folder)) as process:
+        answer_of(folder, life(process.pid))
+
+
+def test_a_child_forked_in_the_middle_of_an_answer_holds_nobody_up(folder: Path) -> None:
+    """It has the connection too, and lives on: whoever asked sees the end of the answer all the same."""
+    code = (
+        ATTACH + "import gc, threading\ncollects, forked = threading.Event(), threading.Event()\n"
+        "class Slow:\n"
+        "    def __del__(self): collects.set(); forked.wait(20)\n"
+        "attach(folder=sys.argv[1])\ngc.disable()\n"
+        "slow = Slow(); slow.itself = slow; del slow\nprint('ready', flush=True)\n"
+        "assert collects.wait(20)\n"
+        "if os.fork() == 0:\n    sys.stdin.read()\n    os._exit(0)\n"
+        "forked.set()\nsys.stdin.read()\n"
+    )
+    with script(code, str(folder)) as process:
+        answer_of(folder, life(process.pid))
+        assert client(folder).trim(life(process.pid)).trimmed is not None
+
+
+def test_nothing_is_left_by_a_child_that_ends_before_it_listens(folder: Path) -> None:
+    """However long the end takes: no door is opened once it has begun."""
+    code = (
+        ATTACH + "import atexit\n"
+        "def linger():\n"
+        "    deadline = time.monotonic() + 20\n"
+        "    while agent.address is None and agent._thread.is_alive() and time.monotonic() < deadline:\n"
+        "        time.sleep(0.01)\n"
+        "atexit.register(linger)\n"
+        "agent = attach(folder=sys.argv[1])\n" + LISTENS + "if os.fork() == 0: sys.exit()\nassert os.wait()[1] == 0\n"
+    )
+    with started(["python", "-c", code, str(folder)]) as process:
+        assert process.wait(60) == 0
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only a user of its own has as few processes as the limit allows")
+def test_a_thread_that_could_not_be_started_is_tried_again() -> None:
+    """By the next call. Until then `problem` says so, also where the log cannot."""
+    code = (
+        ATTACH + "import logging, resource\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]\n"
+        "os.setuid(54321)\nresource.setrlimit(resource.RLIMIT_NPROC, (1, hard))\n"
+        "agent = attach(folder=sys.argv[1])\nassert 'thread' in agent.problem\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))\n"
+        "assert attach() is agent\n" + LISTENS + "assert agent.problem is None\n" + REST
+    )
+    with tempfile.TemporaryDirectory(prefix="agent-") as path:
+        Path(path).chmod(0o777)
+        with started(["python", "-c", code, path]) as process:
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            assert said.startswith("the watchdog cannot ask this process")
+            assert process.stdout.readline() == "ready\n"
+
+
 def test_a_host_that_changes_its_folder(folder: Path) -> None:
     """A relative path means what it meant at the call."""
     code = ATTACH + "os.chdir(sys.argv[1])\nattach(folder='here')\nos.chdir('/')\n" + REST
@@ -264,6 +332,7 @@ def test_a_working_directory_that_is_gone_is_no_problem(folder: Path, tmp_path: 
         "token='long enough, I think'",
         "model=object()",
         "version=object(), load_s='much'",
+        "version='1', load_s=float('nan')",
     ],
 )
 def test_whatever_is_wrong_is_never_the_hosts_problem(arguments: str) -> None:
@@ -288,6 +357,7 @@ def test_whatever_is_wrong_is_never_the_hosts_problem(arguments: str) -> None:
     said = done.stdout.strip()
     if "model" in arguments or "version" in arguments:
         assert said.startswith("/tmp/inference-watchdog")
+        assert done.stderr.count("attach() cannot use this") == 1
     else:
         assert "Error" in said
         assert done.stderr.count("the watchdog cannot ask this process") == 1
@@ -322,8 +392,8 @@ def test_a_module_called_uwsgi_is_not_always_uwsgi(folder: Path, tmp_path: Path,
 
 
 def test_a_port_with_a_token(folder: Path) -> None:
-    """Each process takes a port of its own; a wrong token learns nothing."""
-    code = ATTACH + f"attach(port=int(sys.argv[1]), token={TOKEN!r}, version='v')\n" + REST
+    """Each process takes a port of its own; a wrong token learns nothing. A file's last line end is none of it."""
+    code = ATTACH + f"attach(port=int(sys.argv[1]), token={TOKEN + chr(10)!r}, version='v')\n" + REST
     port = 20_000 + os.getpid() % 10_000
     with script(code, str(port)) as first, script(code, str(port)) as second:
         workers = [life(first.pid), life(second.pid)]

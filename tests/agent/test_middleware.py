@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from wsgiref.util import FileWrapper
 
@@ -116,6 +117,21 @@ def test_a_server_that_never_closes_is_forgiven(ledger: Ledger) -> None:
     assert ledger.in_flight == 0
 
 
+def test_an_answer_is_in_flight_while_its_iterator_is(ledger: Ledger) -> None:
+    """A middleware around ours that loops over the answer keeps nothing but the iterator."""
+    inner = WatchdogWSGI(lambda *_: iter([b"a", b"b"]))
+
+    def outer(*given: Any) -> Iterator[bytes]:
+        for part in inner(*given):  # noqa: UP028 - as such middlewares do
+            yield part
+
+    body = wsgi(outer, {})
+    assert next(body) == b"a"
+    assert ledger.in_flight == 1
+    assert list(body) == [b"b"]
+    assert ledger.in_flight == 0
+
+
 def test_lists_and_files_go_out_as_they_are(ledger: Ledger, tmp_path: Path) -> None:
     """A server looks at the length of the one, and sends the other by itself."""
     whole = [b"hello"]
@@ -124,7 +140,8 @@ def test_lists_and_files_go_out_as_they_are(ledger: Ledger, tmp_path: Path) -> N
     with (tmp_path / "file").open("rb") as file:
         wrapped = FileWrapper(file)
         assert wsgi(WatchdogWSGI(lambda *_: wrapped), {"wsgi.file_wrapper": FileWrapper}) is wrapped
-    assert (ledger.requests, ledger.in_flight) == (2, 0)
+        assert wsgi(WatchdogWSGI(lambda *_: file), {"wsgi.file_wrapper": lambda given: given}) is file  # uWSGI's
+    assert (ledger.requests, ledger.in_flight) == (3, 0)
 
 
 def test_threads_lose_no_count(ledger: Ledger) -> None:
@@ -181,6 +198,44 @@ def test_a_models_inputs_are_looked_at(ledger: Ledger, compiled: str | None) -> 
     model(input=torch.ones(7, 4))
     assert ledger.shapes == (None if compiled == "inner" else 4)
     torch._dynamo.reset()
+
+
+def test_a_model_of_torch_2_1_is_looked_at(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its public module does not say whether it compiles: its compiler does, once that is loaded."""
+    model, inputs = torch.nn.Linear(4, 2), torch.ones(3, 4)
+    attach._remember(None, None, model)
+    (hook,) = model._forward_pre_hooks.values()
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(compiler=SimpleNamespace()))
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(is_compiling=lambda: True))
+    hook(model, (inputs,), {})
+    assert ledger.shapes is None
+    monkeypatch.delitem(sys.modules, "torch._dynamo")
+    hook(model, (inputs,), {})
+    assert ledger.shapes == 1
+
+
+def test_what_cannot_be_used_costs_the_rest_nothing(ledger: Ledger) -> None:
+    """A load time that is none is left out; the model beside it is looked at."""
+    model = torch.nn.Linear(4, 2)
+    attach._remember("1", float("nan"), model)
+    model(torch.ones(3, 4))
+    assert (ledger.version, ledger.model_load_s, ledger.shapes) == ("1", None, 1)
+
+
+def test_a_request_that_begins_during_a_report_is_no_contradiction() -> None:
+    """Never more in flight than have begun: the daemon would not believe the report."""
+
+    class Busy(Ledger):
+        @property
+        def requests(self) -> int | None:
+            found = super().requests
+            self.begin()
+            return found
+
+    busy = Busy()
+    busy.counting = True
+    said = report.report(busy)
+    assert (said.requests, said.in_flight) == (0, 0)
 
 
 def test_a_model_that_is_looked_at_can_be_saved(ledger: Ledger) -> None:

@@ -8,7 +8,8 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
@@ -118,16 +119,24 @@ def test_any_request_is_answered_or_not(agent: Agent, method: bytes, headers: di
     assert agent.is_well()
 
 
-def test_who_says_nothing_does_not_keep_others_waiting_for_long(agent: Agent) -> None:
-    """A caller has two seconds for its question."""
+@pytest.mark.parametrize("begun", [b"", b"P"], ids=["nothing", "a piece"])
+def test_who_does_not_say_all_keeps_nobody_waiting(agent: Agent, begun: bytes) -> None:
+    """However many of them there are; each has two seconds for its question."""
     address = agent.address.rpartition(":")[2]
     family = socket.AF_UNIX if agent.address.startswith("/") else socket.AF_INET
-    with socket.socket(family) as silent:
-        silent.connect(agent.address if family == socket.AF_UNIX else ("127.0.0.1", int(address)))
-        hasty = replace(agent.client._spec, timeout_s=1.0)
-        fresh = AgentClient(hasty, monotonic=time.monotonic)
-        assert fresh.ask([agent.life])[agent.life].report is None
-        wait_for(lambda: AgentClient(hasty, monotonic=time.monotonic).ask([agent.life])[agent.life].report, "")
+    with ExitStack() as stack:
+        silent = [stack.enter_context(socket.socket(family)) for _ in range(40)]
+        for line in silent:
+            line.settimeout(20)
+            line.connect(agent.address if family == socket.AF_UNIX else ("127.0.0.1", int(address)))
+            line.sendall(begun)
+            assert agent.is_well()
+            line.settimeout(0)
+            with pytest.raises(BlockingIOError):  # it was answered while this one was still listened to
+                line.recv(1)
+        for line in silent:
+            line.settimeout(20)
+            assert line.recv(1) == b""
 
 
 @settings(max_examples=300)
