@@ -63,8 +63,8 @@ class Subject(Protocol):
     def burst(self, *, size: int | None = None) -> list[Burst]:
         """One burst of each canary that asks the serving workers, taken now. Raises Held."""
 
-    def memory_bytes(self) -> int | None:
-        """Memory of all workers together, host and device; None when not watched."""
+    def held(self, figure: str) -> int | None:
+        """By all workers together: `recovery.MEMORY`, host and device, or what is COUNTED; None when not watched."""
 
     @property
     def can_trim(self) -> bool:
@@ -73,7 +73,9 @@ class Subject(Protocol):
     def trim(self, life: Life, channel: str) -> Trimmed:
         """Have a worker give memory back; that figure of its memory before and after. May take half a minute."""
 
-    def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
+    def judge(
+        self, bursts: Sequence[Burst], *, reason: str, figure: str, before: int | None, after: int | None
+    ) -> Recovery:
         """Whether the target is back in its baseline (`recovery.judge_recovery` on its own baselines)."""
 
 

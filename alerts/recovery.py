@@ -9,11 +9,13 @@ from statistics import median
 from baselines.baseline import Baseline, latencies_of
 from baselines.regression import is_the_machines
 from baselines.slowdown import RegressionPolicy
-from baselines.verdict import Reason
+from baselines.verdict import Evidence, Reason
 from probes.messages import Burst, Outcome
 
 MEMORY_REASONS = frozenset({Reason.LEAKING, Reason.LIMIT_EXCEEDED})
 """A recycle for memory. A limit on latency blames nobody, so the one that is recycled for is memory's."""
+MEMORY = "memory_bytes"
+COUNTED: Mapping[str, str] = {"fds": "file descriptors", "threads": "threads"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,12 +27,19 @@ class Recovery:
     evidence: Mapping[str, float | int | str | None] = field(default_factory=dict)
 
 
+def must_fall(reason: str, evidence: Evidence) -> str:
+    """Which figure a recycle for this must lower: what leaks, where that is counted, else memory."""
+    channel = evidence.get("channel")
+    return str(channel) if reason == Reason.LEAKING and channel in COUNTED else MEMORY
+
+
 def judge_recovery(
     bursts: Sequence[Burst],
     *,
     baselines: Mapping[str, Baseline | None],
     policy: RegressionPolicy,
     reason: str,
+    figure: str = MEMORY,
     before: int | None,
     after: int | None,
 ) -> Recovery:
@@ -38,15 +47,15 @@ def judge_recovery(
 
     policy: the regression rule's own; a median above its line is still slow. Unless latency was the reason, that is
     excused when the control got slower too: the machine is busy, and the worker is not to blame for that.
-    before, after: memory of all workers in bytes; only a recycle for memory must lower it.
-    Missing evidence is no proof: no burst, no usable latency, no memory figure where memory was the reason, or a
-    baseline of another identity where latency was, is not recovered.
+    figure: MEMORY or one of COUNTED; before, after: of all workers together. Only a recycle for memory must lower it.
+    Missing evidence is no proof: no burst, no usable latency, no figure where memory was the reason, or a baseline of
+    another identity where latency was, is not recovered.
     """
     canaries = {burst.canary: [b for b in bursts if b.canary == burst.canary] for burst in bursts}
-    evidence: dict[str, float | int | str | None] = {"after_memory_bytes": after}
+    evidence: dict[str, float | int | str | None] = {f"after_{figure}": after}
     findings = [_look_at(own, baselines.get(name), policy=policy, reason=reason) for name, own in canaries.items()]
     if reason in MEMORY_REASONS:
-        findings.append(_look_at_memory(before, after))
+        findings.append(_look_at_figure(figure, before, after))
     for finding in findings:
         evidence |= finding.evidence
     wrong = [finding.detail for finding in findings if not finding.recovered]
@@ -94,10 +103,14 @@ def _compare(
     return Recovery(recovered=False, detail=f"canary {canary} is still {ratio:.2f} x its baseline", evidence=evidence)
 
 
-def _look_at_memory(before: int | None, after: int | None) -> Recovery:
+def _look_at_figure(figure: str, before: int | None, after: int | None) -> Recovery:
+    name = COUNTED.get(figure, "memory")
     if before is None or after is None:
-        return Recovery(recovered=False, detail="memory cannot be read, no proof")
+        return Recovery(recovered=False, detail=f"{name} cannot be read, no proof")
+    if figure in COUNTED:
+        old, new, unit, short = f"{before}", f"{after}", "", "are not fewer"
+    else:
+        old, new, unit, short = f"{before / 1e6:.0f}", f"{after / 1e6:.0f}", " MB", "is not below where it was"
     if after >= before:
-        detail = f"memory is not below where it was ({after / 1e6:.0f} MB, before {before / 1e6:.0f} MB)"
-        return Recovery(recovered=False, detail=detail)
-    return Recovery(recovered=True, detail=f"memory {before / 1e6:.0f} -> {after / 1e6:.0f} MB")
+        return Recovery(recovered=False, detail=f"{name} {short} ({new}{unit}, before {old}{unit})")
+    return Recovery(recovered=True, detail=f"{name} {old} -> {new}{unit}")

@@ -25,7 +25,7 @@ from alerts.episode import (
 )
 from alerts.gate import Held, Subject, gather_facts, why_not_ready, workers_meant
 from alerts.happened import Happened
-from alerts.recovery import Recovery
+from alerts.recovery import COUNTED, MEMORY, Recovery, must_fall
 from alerts.recycle_store import Episode, Step
 from alerts.trim import Growth, find_growth, judge_trim
 from baselines.database import Database
@@ -123,7 +123,8 @@ class Recycling:
         growth = find_growth(incident, now=now) if incident is not None and subject.can_trim else None
         tried = any(step.state is State.TRIM for step in episode.steps)  # and a crash came in between
         trims = growth is not None and not tried and len(meant or ()) == 1
-        evidence = {"before_memory_bytes": subject.memory_bytes(), "before_workers": len(workers or ())}
+        figure = MEMORY if incident is None else must_fall(incident.reason, incident.evidence)
+        evidence = {f"before_{figure}": subject.held(figure), "before_workers": len(workers or ())}
         return Happened(
             event=Event.TRIM_FIRST if trims else Event.ALLOWED,
             detail=reason,
@@ -203,7 +204,8 @@ class Recycling:
 
         A young worker gets VERIFY_PATIENCE times as many; with many workers it may take as many rounds to be met.
         """
-        before = episode.evidence.get("before_memory_bytes")
+        figure = next((each for each in COUNTED if f"before_{each}" in episode.evidence), MEMORY)
+        before = episode.evidence.get(f"before_{figure}")
         rounds: deque[list[Burst]] = deque(maxlen=subject.verify_bursts)
         recovery = Recovery(recovered=False, detail="not verified")
         met: set[str] = set()
@@ -221,8 +223,9 @@ class Recycling:
                 recovery = subject.judge(
                     [burst for each in rounds for burst in each],
                     reason=episode.reason,
+                    figure=figure,
                     before=before if isinstance(before, int) else None,
-                    after=subject.memory_bytes(),
+                    after=subject.held(figure),
                 )
             # Inside a container of its own a worker names itself as nobody here knows it: then it cannot be told.
             if recovery.recovered and new and met & known and not met & new:

@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from alerts.episode import RecyclePolicy
 from alerts.gate import Held
-from alerts.recovery import Recovery, judge_recovery
+from alerts.recovery import MEMORY, Recovery, judge_recovery
 from alerts.recyclers import Recycler
 from alerts.trim import Trimmed
 from baselines import baseline_store
@@ -270,22 +270,26 @@ class Target:
     def _burst(self, canaries: Mapping[str, Canary], size: int | None) -> list[Burst]:
         return [self.probe(name, size=size, wait_s=c.plan.timeout_s) for name, c in canaries.items()]
 
-    def memory_bytes(self) -> int | None:
+    def held(self, figure: str) -> int | None:
+        if figure != MEMORY:
+            return _total([getattr(sample, figure) for sample in self.sample_memory()])
         if self.gpu is not None:
             self.gpu.reader.refresh()
         samples = self.sample_memory()
         figures = [s.host_anon_bytes for s in samples]
         if any(s.gpu_used_bytes is not None for s in samples) or (self.gpu is not None and self.gpu.is_used):
             figures += [s.gpu_used_bytes for s in samples]
-        known = [figure for figure in figures if figure is not None]
-        return sum(known) if known and len(known) == len(figures) else None
+        return _total(figures)
 
-    def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
+    def judge(
+        self, bursts: Sequence[Burst], *, reason: str, figure: str, before: int | None, after: int | None
+    ) -> Recovery:
         return judge_recovery(
             bursts,
             baselines={name: self.baseline(name) for name in self.canaries},
             policy=self.policies.regression,
             reason=reason,
+            figure=figure,
             before=before,
             after=after,
         )
@@ -301,6 +305,12 @@ class Target:
         if (before := self.replaces) is not None:
             before.close()
             self.replaces = None
+
+
+def _total(figures: Sequence[int | None]) -> int | None:
+    """None unless each is known, and there is one."""
+    known = [figure for figure in figures if figure is not None]
+    return sum(known) if known and len(known) == len(figures) else None
 
 
 def _with_gpu_type(identity: Identity, gpu: TargetGpu) -> Identity:

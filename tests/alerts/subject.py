@@ -46,6 +46,7 @@ class Server:
     memory: list[int | None] = field(default_factory=lambda: [900_000_000, 500_000_000])
     can_act: bool = True
     can_trim: bool = False
+    figures: set[str] = field(default_factory=set)  # that somebody asked for
     trimmed: Trimmed = field(default_factory=lambda: Trimmed(before=900_000_000, after=890_000_000))
     trims: list[tuple[Life, str]] = field(default_factory=list)
     has_recycler: bool = True
@@ -94,8 +95,9 @@ class Server:
         self.sizes.append(size)
         return [make_burst(*self.outcomes[:size], at=NOW, latency_s=self.latency_s, target=self.name)]
 
-    def memory_bytes(self) -> int | None:
+    def held(self, figure: str) -> int | None:
         self.hook("memory")
+        self.figures.add(figure)
         return self.memory[min(len(self.acts), len(self.memory) - 1)]
 
     def trim(self, life: Life, channel: str) -> Trimmed:
@@ -103,13 +105,16 @@ class Server:
         self.trims.append((life, channel))
         return self.trimmed
 
-    def judge(self, bursts: Sequence[Burst], *, reason: str, before: int | None, after: int | None) -> Recovery:
+    def judge(
+        self, bursts: Sequence[Burst], *, reason: str, figure: str, before: int | None, after: int | None
+    ) -> Recovery:
         self.hook("judge")
         return judge_recovery(
             bursts,
             baselines={"default": make_baseline(0.05)},
             policy=RegressionPolicy(),
             reason=reason,
+            figure=figure,
             before=before,
             after=after,
         )

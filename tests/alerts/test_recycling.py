@@ -30,7 +30,7 @@ from alerts.store import Silence
 from baselines import memory_store
 from baselines.database import Database
 from baselines.slowdown import RegressionPolicy
-from baselines.verdict import Cause, Level, Reason
+from baselines.verdict import Cause, Check, Level, Reason
 from probes.messages import Identity, Life, MemorySample
 from probes.messages import Outcome as Answer
 
@@ -243,6 +243,18 @@ class TestProof:
         assert ended.outcome is Outcome.NOT_HELPED
         assert ended.detail == "memory is not below where it was (900 MB, before 900 MB)"
 
+    def test_what_is_counted_must_be_fewer(self, bench: Bench) -> None:
+        """A recycle for descriptors is not measured by memory, which a new worker may use as much of."""
+        server = Server(memory=[900, 120])
+        leak = {"channel": "fds", "slope_per_hour": 60.0}
+        episode = bench.ask_for_incident(
+            server, reason=Reason.LEAKING, check=Check.MEMORY, subject="slot 0", level=Level.PAGE, evidence=leak
+        )
+        ended = bench.recycling.run(episode, server)
+        assert (ended.outcome, server.figures) == (Outcome.VERIFIED, {"fds"})
+        assert ended.detail == "default at 1.00 x its baseline, file descriptors 900 -> 120"
+        assert (ended.evidence["before_fds"], ended.evidence["after_fds"]) == (900, 120)
+
     @pytest.mark.parametrize(
         ("reason", "recovered"), [(Reason.DRIFTED, True), (Reason.REGRESSED, False)], ids=["wrong answers", "slowness"]
     )
@@ -308,6 +320,18 @@ class TestProof:
                 {"reason": Reason.LIMIT_EXCEEDED, "before": 5_000_000, "after": 5_000_000},
                 False,
                 "memory is not below where it was (5 MB, before 5 MB)",
+            ),
+            (
+                [make_burst()],
+                {"reason": Reason.LEAKING, "figure": "fds", "before": 900, "after": 120},
+                True,
+                "default at 1.00 x its baseline, file descriptors 900 -> 120",
+            ),
+            (
+                [make_burst()],
+                {"reason": Reason.LEAKING, "figure": "threads", "before": 90, "after": 90},
+                False,
+                "threads are not fewer (90, before 90)",
             ),
             ([make_burst()], {"reason": Reason.LEAKING, "before": 9}, False, "memory cannot be read, no proof"),
             ([make_burst()], {"reason": Reason.LEAKING, "after": 9}, False, "memory cannot be read, no proof"),

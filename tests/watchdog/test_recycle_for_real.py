@@ -14,6 +14,7 @@ from builders import DEADLINE_S, NOW, make_baseline, make_target, wait_until
 
 from alerts import recycle_store
 from alerts.episode import Outcome, State, Trigger
+from alerts.recovery import MEMORY
 from alerts.recycle_requests import request
 from alerts.recycle_store import Episode
 from alerts.recyclers.process import ProcessRecycler
@@ -106,7 +107,7 @@ def test_a_leaking_worker_is_replaced_and_proved_cured(target: Target, port: int
     set_baseline(target, DEADLINE_S)  # a machine that is busy with other tests is not what is tested here
     httpx.get(f"http://127.0.0.1:{port}/grow", trust_env=False)
     (old,) = target.lives() or []
-    before = target.memory_bytes()
+    before = target.held(MEMORY)
     ended = recycling.run(ask(target, Reason.LEAKING), target)
     assert (ended.state, ended.outcome) == (State.COOLDOWN, Outcome.VERIFIED), ended.detail
     assert ended.lives_before == (old,)
@@ -132,6 +133,6 @@ def test_a_worker_that_is_as_slow_as_before_did_not_help(target: Target, recycli
 
 def test_memory_that_cannot_be_read_is_not_known(target: Target) -> None:
     """None, and never the zero that would prove a leak cured."""
-    assert (target.memory_bytes() or 0) > 1_000_000
+    assert (target.held(MEMORY) or 0) > 1_000_000
     target.workers = None
-    assert target.memory_bytes() is None
+    assert target.held(MEMORY) is None

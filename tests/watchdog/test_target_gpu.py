@@ -12,6 +12,7 @@ import pytest
 from builders import IDENTITY, make_burst, make_target
 from nvml_stage import Driver, build_stub
 
+from alerts.recovery import MEMORY
 from baselines.database import Database
 from probes.canary.burst import CanaryPlan
 from probes.facts import GPU_OTHERS, GPU_THROTTLE, SM_CLOCK_HZ
@@ -124,13 +125,13 @@ def test_memory_before_and_after_a_recycle_is_no_memory_of_before(
     workers = WorkerWatch(ProcessSpec(parent_pid=os.getpid(), workers="self"), target="chat", gpu=gpu)
     target = make_target(database, workers=workers, gpu=gpu)
     try:
-        before = target.memory_bytes()
+        before = target.held(MEMORY)
         assert before is not None
         driver.set(f"{DEVICES}process 0 {os.getpid()} {5 * GB}\n")
-        after = target.memory_bytes()
+        after = target.held(MEMORY)
         assert after is not None
         assert after - before == pytest.approx(2 * GB, rel=0.05)
         driver.set(f"{DEVICES}process 0 1 5\n")
-        assert target.memory_bytes() is None
+        assert target.held(MEMORY) is None
     finally:
         slow.close()
