@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
-from alerts.wording import say_size
+from alerts.magnitude import number
+from alerts.wording import say_count, say_size
 from baselines.leak_kind import LeakKind
 from baselines.verdict import Evidence
 
 SAID = frozenset(
     {
         *("kind", "version", "appeared_with", "version_before", "slope_before_bytes_per_hour"),
-        *("former_slope_bytes_per_hour", "former_version"),
+        *("former_slope_bytes_per_hour", "former_version", "slope_before_per_hour", "former_slope_per_hour"),
     }
 )
 """Keys of the evidence that these functions say."""
@@ -34,6 +34,8 @@ KINDS: Mapping[LeakKind, str] = {
     LeakKind.THREADS: "threads that never end: pools or clients built anew for each request",
 }
 
+_COUNTED: Mapping[object, str] = {"fds": "leaks file descriptors", "threads": "leaks threads"}
+
 
 def say_kind(evidence: Evidence) -> str:
     """What kind of leak it is; empty when that is not known."""
@@ -43,21 +45,31 @@ def say_kind(evidence: Evidence) -> str:
 
 def say_appearance(evidence: Evidence) -> str:
     """With which version it came; empty when that is not known."""
-    version, before, slope = (
-        evidence.get(k) for k in ("appeared_with", "version_before", "slope_before_bytes_per_hour")
-    )
-    if not isinstance(slope, (int, float)) or not math.isfinite(slope):
-        return ""
-    return f"It appeared with version {version}: {before} grew by {say_size(slope)}/h."
+    version, before = (evidence.get(key) for key in ("appeared_with", "version_before"))
+    slope = _say_slope(evidence, "slope_before")
+    return f"It appeared with version {version}: {before} grew by {slope}." if slope else ""
 
 
 def say_gone(evidence: Evidence) -> str:
     """How fast the worker before grew, and this one grows; empty while it is not known that the leak is gone."""
-    former, slope = (evidence.get(key) for key in ("former_slope_bytes_per_hour", "slope_bytes_per_hour"))
-    if not isinstance(former, (int, float)) or not isinstance(slope, (int, float)):
+    former, slope = _say_slope(evidence, "former_slope"), _say_slope(evidence, "slope")
+    if not former or not slope:
         return ""
     now, before = (
         "" if version is None else f" (version {version})"
         for version in (evidence.get("version"), evidence.get("former_version"))
     )
-    return f"The worker before{before} grew by {say_size(former)}/h, this one{now} by {say_size(max(0.0, slope))}/h."
+    return f"The worker before{before} grew by {former}, this one{now} by {slope}."
+
+
+def say_what_leaks(evidence: Evidence) -> str:
+    """Where it is counted and no memory; empty where it is memory."""
+    return _COUNTED.get(evidence.get("channel"), "")
+
+
+def _say_slope(evidence: Evidence, name: str) -> str:
+    """In bytes, or what is counted; empty when it is not known. What shrank did not grow."""
+    for unit, say in (("bytes_per_hour", say_size), ("per_hour", say_count)):
+        if (slope := number(evidence, f"{name}_{unit}")) is not None:
+            return f"{say(max(0.0, slope))}/h"
+    return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from alerts.wording import say_duration, say_size
+from alerts.wording import say_count, say_duration, say_size
 from baselines.verdict import Check, Evidence, Reason
 
 SAID = frozenset(
@@ -75,7 +75,7 @@ def _say_ratio(evidence: Evidence) -> str:
         said.append(f"p95 is {ratio:.2f} x its baseline{interval}")
     if p95_s is not None and baseline_s is not None:
         said.append(f"{say_duration(p95_s)} against {say_duration(baseline_s)}")
-    return ", ".join([*said, *_say_channel(evidence)])
+    return ", ".join([*said, *say_channel(evidence)])
 
 
 def _say_beside(evidence: Evidence) -> str:
@@ -100,13 +100,13 @@ def _say_slope(evidence: Evidence) -> str:
     slope, low, high = (number(evidence, key) for key in ("slope_bytes_per_hour", "slope_low", "slope_high"))
     used, capacity = number(evidence, "used_bytes"), number(evidence, "capacity_bytes")
     if slope is None:  # a figure that is counted
-        say = _say_count
+        say = say_count
         slope, low, high = (number(evidence, f"slope_per_hour{x}") for x in ("", "_low", "_high"))
         used, capacity = number(evidence, "used"), number(evidence, "capacity")
     if slope is None:
         return ""
     interval = f" (interval {say(low)} to {say(high)})" if low is not None and high is not None else ""
-    said = [f"grows by {say(slope)}/h{interval}", *_say_channel(evidence)]
+    said = [f"grows by {say(slope)}/h{interval}", *say_channel(evidence)]
     if used is not None:
         said.append(f"{say(used)}{f' of {say(capacity)}' if capacity is not None else ''} used")
     if (others := number(evidence, "others_slope_bytes_per_hour")) is not None:
@@ -128,10 +128,6 @@ def say_left(evidence: Mapping[str, object]) -> str:
     return f"full in {say_duration(left_s)} ({say_duration(soonest_s)} {until})"
 
 
-def _say_count(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
 def _say_limit(evidence: Evidence) -> str:
     p95_s, limit_s = number(evidence, "p95_s"), number(evidence, "limit_s")
     share, limit_share = number(evidence, "memory_ratio"), number(evidence, "limit_ratio")
@@ -139,10 +135,11 @@ def _say_limit(evidence: Evidence) -> str:
         return f"p95 is {say_duration(p95_s)}, the limit is {say_duration(limit_s)}"
     if share is not None and limit_share is not None:
         said = f"{share:.0%} of what it can have is used, the limit is {limit_share:.0%}"
-        return ", ".join([said, *_say_channel(evidence)])
+        return ", ".join([said, *say_channel(evidence)])
     return ""
 
 
-def _say_channel(evidence: Evidence) -> list[str]:
+def say_channel(evidence: Evidence) -> list[str]:
+    """Which figure it is about; nothing where that is not known."""
     channel = _CHANNELS.get(evidence.get("channel"))
     return [channel] if channel else []

@@ -15,7 +15,7 @@ from typing import Any
 from alerts.episode import INEFFECTIVE, GateReason, Outcome
 from alerts.incident import Event, Incident, StepReason
 from alerts.leak_words import SAID as SAID_OF_LEAKS
-from alerts.leak_words import say_appearance, say_gone, say_kind
+from alerts.leak_words import say_appearance, say_gone, say_kind, say_what_leaks
 from alerts.magnitude import SAID, number, say_magnitude
 from alerts.wording import (
     CAUSES,
@@ -29,7 +29,7 @@ from alerts.wording import (
     say_fact,
 )
 from baselines.gpu_signals import SIGNALS
-from baselines.verdict import PEERS, Cause, Check, Evidence, Level
+from baselines.verdict import PEERS, Cause, Check, Evidence, Level, Reason
 
 SCHEMA = 1  # of the webhook; raised when a key changes its meaning, not when one is added
 MAX_FACTS = 8
@@ -226,7 +226,7 @@ def _say_firing(incident: Incident, event: Event, why: StepReason) -> tuple[str,
         StepReason.FLAPPING: "FLAPPING ",
         StepReason.ESCALATED: "NOW ",
     }.get(why, "STILL " if event is Event.REMINDER else "")
-    trouble = TROUBLES.get(incident.reason, incident.reason.replace("_", " "))
+    trouble = _trouble(incident)
     magnitude = say_magnitude(incident.check, incident.reason, incident.strikes, incident.evidence)
     where = f"{_check(incident)} of {incident.target} ({_subject(incident)})"
     said = [_sentence(f"{where}: {magnitude or trouble}")]
@@ -244,7 +244,7 @@ def _say_firing(incident: Incident, event: Event, why: StepReason) -> tuple[str,
 
 
 def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str, str]:
-    trouble = TROUBLES.get(incident.reason, incident.reason.replace("_", " "))
+    trouble = _trouble(incident)
     what, alert = f"{incident.target} ({_subject(incident)})", f"The alert said: {incident.target} {trouble}."
     if why is StepReason.REMOVED:
         return f"CLOSED: {what} is no longer watched", f"It is no longer in the configuration. {alert}"
@@ -261,6 +261,11 @@ def _say_resolved(incident: Incident, why: StepReason, now: float) -> tuple[str,
     sentence = " ".join(filter(None, (over, say_gone(incident.evidence), alert)))
     recovery = RECOVERED_FROM.get(incident.reason, RECOVERIES[incident.check])
     return f"RESOLVED: {incident.target} {recovery}", sentence
+
+
+def _trouble(incident: Incident) -> str:
+    counted = say_what_leaks(incident.evidence) if incident.reason is Reason.LEAKING else ""
+    return counted or TROUBLES.get(incident.reason, incident.reason.replace("_", " "))
 
 
 def _check(incident: Incident) -> str:

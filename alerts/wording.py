@@ -130,6 +130,10 @@ def say_size(size_bytes: float) -> str:
     return f"{size_bytes:.0f} B"
 
 
+def say_count(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def say_clock(at: float, now: float) -> str:
     """ "03:12 UTC, 12 min ago"; with the date when it was another day in UTC."""
     moment, today = datetime.fromtimestamp(at, UTC), datetime.fromtimestamp(now, UTC)

@@ -17,6 +17,8 @@ from sqlalchemy.dialects.sqlite import insert as upsert
 from baselines import rollup_store, schema
 from probes.messages import MemorySample
 
+GONE_S = 120.0  # all slots are sampled together, but for those that are being recycled
+
 _MEMORY_FIELDS = tuple(f.name for f in fields(MemorySample))
 
 
@@ -51,14 +53,19 @@ def memory_since(connection: Connection, target: str, life: str, *, since: float
 
 
 def latest_memory(connection: Connection, target: str) -> list[MemorySample]:
-    """The newest sample of each slot that a life was last seen in, by slot; empty when none was ever taken."""
+    """The newest sample of each slot, by slot; empty when none was ever taken.
+
+    A slot that was not in the last GONE_S of them is nobody's any more, by whichever clock.
+    """
     m, li = schema.memory_samples, schema.lives
     slots = select(li.c.slot).where(li.c.target == target).distinct().subquery()
     latest = select(func.max(m.c.id)).where(m.c.target == target, m.c.slot == slots.c.slot)
     # a look into the index for each slot, not a scan of all their rows
     newest = select(latest.correlate(slots).scalar_subquery()).select_from(slots)
-    rows = connection.execute(_memory_columns().where(m.c.id.in_(newest)).order_by(m.c.slot))
-    return [_memory_sample(row) for row in rows]
+    rows = connection.execute(_memory_columns().where(m.c.id.in_(newest)).order_by(m.c.id))
+    samples = [_memory_sample(row) for row in rows]
+    here = [sample for sample in samples if abs(sample.at - samples[-1].at) <= GONE_S]
+    return sorted(here, key=lambda sample: sample.slot)
 
 
 def lives_seen(connection: Connection, target: str) -> list[tuple[str, int, float, float]]:

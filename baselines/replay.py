@@ -96,9 +96,12 @@ def _judge_by_turns(
         yield from _judge_bursts(these, baselines[turn] if baselines else None, policy)
 
 
-def replay_memory(points: Sequence[MemorySample], *, policy: LeakPolicy) -> Iterator[Line]:
-    """Judge memory samples, in the order of time; each life by itself, so each begins with a verdict of its own."""
-    return _report(_judge_points(points, policy), rows=len(points))
+def replay_memory(points: Sequence[MemorySample], *, policy: LeakPolicy, more: Sequence[str] = ()) -> Iterator[Line]:
+    """Judge memory samples, in the order of time; each life by itself, so each begins with a verdict of its own.
+
+    more: further figures of the evidence that each line is to hold.
+    """
+    return _report(_judge_points(points, policy), rows=len(points), more=more)
 
 
 def apply_what_if(policy: Policy, change: str) -> Policy:
@@ -195,7 +198,7 @@ def _judge_points(points: Sequence[MemorySample], policy: LeakPolicy) -> Iterato
             yield row, verdict
 
 
-def _report(judged: Iterable[tuple[int, Verdict]], *, rows: int) -> Iterator[Line]:
+def _report(judged: Iterable[tuple[int, Verdict]], *, rows: int, more: Sequence[str] = ()) -> Iterator[Line]:
     said: dict[str | None, tuple[Status, Level]] = {}
     worse, first_worse = 0, None
     for row, verdict in judged:
@@ -206,11 +209,11 @@ def _report(judged: Iterable[tuple[int, Verdict]], *, rows: int) -> Iterator[Lin
         if verdict.status is Status.WORSE and (before is None or before[0] is not Status.WORSE):
             worse += 1
             first_worse = verdict.at if first_worse is None else first_worse
-        yield _line(row, verdict)
+        yield _line(row, verdict, more)
     yield {"type": "summary", "schema": SCHEMA, "rows": rows, "worse": worse, "first_worse": first_worse}
 
 
-def _line(row: int, verdict: Verdict) -> Line:
+def _line(row: int, verdict: Verdict, more: Sequence[str]) -> Line:
     return {
         "type": "verdict",
         "schema": SCHEMA,
@@ -222,5 +225,5 @@ def _line(row: int, verdict: Verdict) -> Line:
         "cause": verdict.cause.value,
         "level": verdict.level.value,
         "since": verdict.since,
-        **{key: verdict.evidence.get(key) for key in _NUMBERS},
+        **{key: verdict.evidence.get(key) for key in (*_NUMBERS, *more)},
     }

@@ -12,14 +12,14 @@ from baselines.quantiles import Slope
 from baselines.verdict import Evidence, Reason, Verdict
 
 Slopes = Mapping[tuple[str, int], Sequence[float]]
-"""Bytes per second over windows, by figure and number of the window's width (`channel.SCALES`), oldest first."""
+"""Per second over windows, by figure and number of the window's width (`channel.SCALES`), oldest first."""
 
 MAX_SLOPES = 40  # of each; 20 of the longest windows, half overlapping, are three weeks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Former:
-    """The leak of the life that was in this slot before. slope: bytes per second."""
+    """The leak of the life that was in this slot before. slope: per second."""
 
     figure: str
     slope: float
@@ -30,11 +30,12 @@ class Former:
         """From the last verdict on that life that knew anything; None when it did not leak then."""
         if verdict is None or verdict.reason is not Reason.LEAKING:
             return None
-        slope, version = (verdict.evidence.get(key) for key in ("slope_bytes_per_hour", "version"))
+        figure = str(verdict.evidence.get("channel"))
+        slope, version = (verdict.evidence.get(key) for key in (f"slope_{_unit(figure)}", "version"))
         if not isinstance(slope, (int, float)):
             return None
         return cls(
-            figure=str(verdict.evidence.get("channel")),
+            figure=figure,
             slope=slope / 3600,
             version=None if version is None else str(version),
         )
@@ -90,7 +91,7 @@ class SlopeHistory:
         return {
             "appeared_with": self.version,
             "version_before": self.version_before,
-            "slope_before_bytes_per_hour": middle * 3600,
+            f"slope_before_{_unit(figure)}": middle * 3600,
         }
 
     def gone(self, figure: str, slope: Slope) -> Evidence:
@@ -103,6 +104,11 @@ class SlopeHistory:
             return {}
         return {
             "version": self.version,
-            "former_slope_bytes_per_hour": former.slope * 3600,
+            f"former_slope_{_unit(figure)}": former.slope * 3600,
             "former_version": former.version,
         }
+
+
+def _unit(figure: str) -> str:
+    """The end of a slope's key in the evidence: descriptors and threads are counted."""
+    return "bytes_per_hour" if figure.endswith("_bytes") else "per_hour"

@@ -39,10 +39,12 @@ class Stat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """anon_bytes: RssAnon, private memory in RAM, without mapped files and shared memory."""
+    """anon_bytes: private memory without mapped files and shared memory, RssAnon, and what of it is in swap, VmSwap.
+    swapped_bytes: the latter alone."""
 
     anon_bytes: int | None
     threads: int | None
+    swapped_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +111,10 @@ class Host:
     def status(self, pid: int) -> Status:
         """What /proc/PID/status tells; of a process that is gone, nothing."""
         text = _read(self.proc / str(pid) / "status")
-        anon_kb, threads = _number_after("RssAnon:", text), _number_after("Threads:", text)
-        return Status(anon_bytes=None if anon_kb is None else anon_kb * 1024, threads=threads)
+        anon_kb, swapped_kb = _number_after("RssAnon:", text), _number_after("VmSwap:", text) or 0
+        anon_bytes = None if anon_kb is None else (anon_kb + swapped_kb) * 1024
+        threads = _number_after("Threads:", text)
+        return Status(anon_bytes=anon_bytes, threads=threads, swapped_bytes=swapped_kb * 1024)
 
     def namespace_pids(self, pid: int) -> tuple[int, ...]:
         """The process's pid in each pid namespace it is in, ours first, its own container's last; () when unknown."""

@@ -240,8 +240,8 @@ class MemorySample:
     """Memory of one worker life at one moment; every figure is None when it could not be read.
 
     slot: the worker's place, 0..n-1; the next life in that place has the same slot.
-    host_anon_bytes: RssAnon (not RSS: mapped weights and page cache are not the process's to leak) of the worker and of
-    the processes below it that are no workers; what they share since a fork counts in each of them.
+    host_anon_bytes: RssAnon and VmSwap (not RSS: mapped weights and page cache are not the process's to leak) of the
+    worker and of the processes below it that are no workers; what they share since a fork counts in each of them.
     cgroup_bytes: what the worker's cgroup holds, less the page cache it gives back when asked; shared with whoever else
     is in it.
     capacity_bytes: what host_anon_bytes can grow to: the smallest memory.max or memory.high of its cgroups that can be

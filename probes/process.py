@@ -121,9 +121,10 @@ class WorkerWatch:
         return samples if self._gpu is None or not samples else self._gpu.complete(samples, workers, helpers)
 
     def helpers_bytes(self, life: Life) -> int:
-        """The part of the worker's host memory that the processes below it hold now; 0 where there are none."""
+        """The part of the worker's host memory of which its agent does not tell: what the processes below it hold now,
+        and what of its own is swapped out."""
         _, helpers = self.look()
-        return self._anon_bytes(helpers.get(life, ()))
+        return self._anon_bytes(helpers.get(life, ())) + self._host.status(life.pid).swapped_bytes
 
     def look(self) -> tuple[dict[int, Life], dict[Life, list[Life]]]:
         """The workers by slot, and of each the processes below it: one look at every process of the machine."""
@@ -133,7 +134,7 @@ class WorkerWatch:
         return workers, {life: [_life(running[pid]) for pid in started[life.pid]] for life in workers.values()}
 
     def _anon_bytes(self, helpers: Iterable[Life]) -> int:
-        """RssAnon of them together; one that is gone or cannot be read is left out."""
+        """Host memory of them together; one that is gone or cannot be read is left out."""
         return sum(self._host.status(helper.pid).anon_bytes or 0 for helper in helpers)
 
     def note_trim(self, life: Life, given_back_bytes: int) -> None:

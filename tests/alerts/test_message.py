@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from alerts import wording
 from alerts.episode import INEFFECTIVE, GateReason, Outcome
 from alerts.incident import Event, Incident, State, StepReason
+from alerts.leak_words import say_appearance
 from alerts.magnitude import say_left, say_magnitude
 from alerts.message import (
     Message,
@@ -258,6 +259,22 @@ def test_a_date_says_how_sure_it_is(low: float | None, high: float | None, said:
 def test_what_somebody_reads_at_three_in_the_morning(incident: Incident, text: str) -> None:
     """What, how much with its interval, since when, likely cause, what was done, what to look at next."""
     assert firing(incident).text == text
+
+
+@pytest.mark.parametrize(("channel", "words"), [("fds", "leaks file descriptors"), ("threads", "leaks threads")])
+def test_what_is_counted_is_not_called_memory(channel: str, words: str) -> None:
+    """Whoever is woken looks for connections, not for tensors; neither is the end told of memory."""
+    counted = {"channel": channel, "slope_per_hour": 60.0, "used": 900.0, "kind": "descriptors"}
+    leaking = replace(LEAKING, evidence=counted)
+    assert firing(leaking).title == f"URGENT: chat {words}"
+    over = incident_message(leaking, Event.RESOLVED, why=StepReason.RECOVERED, now=NOW)
+    assert over.sentence.endswith(f"The alert said: chat {words}.")
+
+
+def test_a_version_that_shrank_did_not_grow() -> None:
+    """A slope below nothing is no growth."""
+    came = {"appeared_with": "0.24", "version_before": "0.23", "slope_before_bytes_per_hour": -3e6}
+    assert say_appearance(came) == "It appeared with version 0.24: 0.23 grew by 0 B/h."
 
 
 def test_a_limit_names_the_value_and_the_limit() -> None:

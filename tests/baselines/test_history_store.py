@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
+import pytest
 from builders import GOLDEN, NOW, make_baseline, make_burst
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -286,6 +287,14 @@ class TestMemory:
                 (0, "9@2"),
                 (1, "8@1"),
             ]
+
+    @pytest.mark.parametrize("step", [600.0, -600.0], ids=["later", "clock set back"])
+    def test_a_slot_that_is_sampled_no_more_is_nobodys(self, database: Database, step: float) -> None:
+        """After a change to fewer workers, nobody reads of memory that was given back long ago."""
+        with database.write() as connection:
+            memory_store.add_memory(connection, [self.at(0, "7@1", NOW), self.at(1, "8@1", NOW)])
+            memory_store.add_memory(connection, [self.at(0, "7@1", NOW + step)])
+            assert [(s.slot, s.at) for s in memory_store.latest_memory(connection, "chat")] == [(0, NOW + step)]
 
     def test_newest_figures_are_found_without_reading_all(self, database: Database) -> None:
         """Weeks of samples are not scanned for what is asked at every look: an index leads there."""

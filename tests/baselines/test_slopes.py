@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from alerts.leak_words import say_appearance, say_gone
 from baselines import memory_store, slope_store, verdict_store
 from baselines.database import Database
 from baselines.leak import LeakPolicy, LeakWatch
@@ -84,6 +85,28 @@ def test_the_life_after_a_leak_says_whether_it_is_gone(rate: float, reason: Reas
         assert verdict.status is Status.OK
         assert verdict.evidence["former_slope_bytes_per_hour"] == pytest.approx(60 * MB)
         assert verdict.evidence["former_version"] == "0.24"
+
+
+def counted(per_hour: float, *, hours: float, load: float | None = 0.5) -> list[MemorySample]:
+    """A worker that opens so many descriptors an hour and keeps them."""
+    return [
+        replace(sample, fds=int(100 + per_hour * sample.at / HOUR), fd_limit=1024, host_anon_bytes=3000 * MB)
+        for sample in life(0.0, hours=hours, load=load)
+    ]
+
+
+def test_of_what_is_counted_the_same_is_said() -> None:
+    """With which version it came, in descriptors and not in bytes; and a young life is not the end of it."""
+    before = slopes_of(counted(0.0, hours=40))
+    history = SlopeHistory(version="0.24", version_before="0.23", before=before)
+    leaked = judge(counted(60.0, hours=8), history)
+    assert leaked.evidence["slope_before_per_hour"] == pytest.approx(0.0, abs=1.0)
+    assert say_appearance(leaked.evidence) == "It appeared with version 0.24: 0.23 grew by 0/h."
+    after = SlopeHistory(version="0.25", former=Former.of(leaked))
+    assert judge(counted(0.0, hours=4, load=None), after).reason is Reason.LEAK_NOT_RULED_OUT
+    gone = judge(counted(0.0, hours=8), after)
+    assert gone.reason is Reason.LEAK_GONE
+    assert say_gone(gone.evidence) == "The worker before (version 0.24) grew by 60/h, this one (version 0.25) by 0/h."
 
 
 def test_while_it_cannot_be_said_that_a_leak_is_gone_nothing_is_said() -> None:

@@ -18,7 +18,7 @@ from alerts.episode import Outcome as RecycleOutcome
 from alerts.episode import State as RecycleState
 from alerts.episode import Trigger
 from alerts.recycle_store import Episode, Step
-from baselines import burst_store, memory_store, snapshot_store, verdict_store
+from baselines import burst_store, memory_store, slope_store, snapshot_store, verdict_store
 from baselines.verdict import Cause, Check, Level, Reason, Status, Verdict
 from probes import facts
 from probes.messages import MemorySample, OpStat, Snapshot
@@ -290,6 +290,60 @@ def test_headroom_says_what_is_left(stage: Stage, growth: int, seconds: float, c
     assert says in plain.out
     (row,) = as_json.json()
     assert (row["slot"], row["capacity_bytes"]) == (0, 4 * 10**9)
+
+
+def test_headroom_says_of_what(stage: Stage) -> None:
+    """A date beside the host's and the GPU's memory is of one of them, or of none: here descriptors run out."""
+    stage.write_config(after=MEMORY)
+    now = time.time()
+    samples = [
+        MemorySample(
+            target="chat",
+            slot=0,
+            life="77@5",
+            at=now - 60 + i * 0.25,
+            host_anon_bytes=500_000_000,
+            capacity_bytes=8 * 10**9,
+            fds=100 + i,
+            fd_limit=1024,
+            uptime_s=i * 0.25,
+        )
+        for i in range(240)
+    ]
+    database = stage.database()
+    with database.write() as connection:
+        memory_store.add_memory(connection, samples)
+    database.close()
+    ended = stage.run("headroom chat")
+    assert ended.code == 2
+    assert ended.out.endswith(", file descriptors\n")
+
+
+def test_headroom_knows_what_an_answered_version_does(stage: Stage) -> None:
+    """Where no agent names the version, the canary's answers do, for the daemon and here."""
+    stage.write_config(after=MEMORY)
+    now = time.time()
+    samples = [
+        MemorySample(
+            target="chat",
+            slot=0,
+            life="77@5",
+            at=now - 60 + i * 0.25,
+            host_anon_bytes=500_000_000 + 2_000_000 * i,
+            capacity_bytes=8 * 10**9,
+            uptime_s=i * 0.25,
+        )
+        for i in range(240)
+    ]
+    before = {("host_anon_bytes", scale): [0.0] * 12 for scale in range(7)}
+    database = stage.database()
+    with database.write() as connection:
+        burst_store.add_burst(connection, replace(make_burst(at=now), provenance={"model_version": "0.24"}))
+        slope_store.add_slopes(connection, "chat", "0.23", before, at=now - 3600)
+        memory_store.add_memory(connection, samples)
+    database.close()
+    [row] = stage.run("headroom chat --json").json()
+    assert (row["appeared_with"], row["version_before"]) == ("0.24", "0.23")
 
 
 def test_headroom_knows_of_the_leak_before(stage: Stage) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 
@@ -127,6 +128,14 @@ def test_memory_exits_as_it_was_judged(
         assert worse["slope_bytes_per_hour"] == pytest.approx(bytes_per_hour, rel=0.2)
         assert isinstance(worse["seconds_to_capacity"], float)
         assert worse["ratio"] is None
+
+
+def test_a_leak_is_told_with_the_interval_of_its_date(stage: Stage) -> None:
+    """And with its kind: "at this rate" is for where nothing is known of the interval."""
+    path = stage.folder / "memory.csv"
+    write_memory(path, bytes_per_hour=6e7, hours=6)
+    worse = next(line for line in stage.run(f"replay {path} --metric memory").out.splitlines() if "WORSE" in line)
+    assert re.search(r"host_anon_bytes \+\d+\.\d MB/h, kind host, full in .+ \(.+ or later\)$", worse), worse
 
 
 def test_rules_can_be_changed_for_a_run_and_taken_from_a_target(stage: Stage, latency: Path) -> None:

@@ -384,6 +384,12 @@ def test_what_is_gone_reads_as_unknown(tmp_path: Path) -> None:
     assert host.status(1) == Status(anon_bytes=None, threads=None)
 
 
+def test_what_is_swapped_out_is_still_held(host: Host) -> None:
+    """Else a leak would be over as soon as it is swapped, and the worker well while the machine thrashes."""
+    write(host.proc, {"7/status": "RssAnon:\t  300 kB\nVmSwap:\t  200 kB\nThreads:\t3\n"})
+    assert host.status(7) == Status(anon_bytes=500 * 1024, threads=3, swapped_bytes=200 * 1024)
+
+
 def test_listeners_are_tcp_and_unix_sockets_that_accept(host: Host) -> None:
     """Connected sockets are none, and only TCP has a port."""
     tcp = f"{TCP_HEADER}   0: 0100007F:1F90 00000000:0000 0A {TAIL} 111 1\n"

@@ -313,6 +313,20 @@ def test_a_helper_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
     assert sample.host_anon_bytes is None
 
 
+def test_what_is_swapped_out_is_not_given_back_by_a_trim(tmp_path: Path) -> None:
+    """The agent tells what is in RAM: the rest of the worker's, and what is below it, is added to that."""
+    worker, engine = 4_100_001, 4_100_002  # no machine has so many
+    for pid, parent in ((worker, 1), (engine, worker)):
+        (tmp_path / str(pid)).mkdir()
+        (tmp_path / str(pid) / "stat").write_text(f"{pid} (x) S {parent} {'0 ' * 17} 77 0 0\n")
+        (tmp_path / str(pid) / "status").write_text("RssAnon:\t2000 kB\nVmSwap:\t500 kB\nThreads:\t3\n")
+    watch = WorkerWatch(ProcessSpec(parent_pid=worker, workers="self"), target="toy", host=Host(proc=tmp_path))
+    [sample] = watch.sample(now=1.0)
+    assert sample.host_anon_bytes == 5_000 * 1024
+    [life] = watch.find().values()
+    assert watch.helpers_bytes(life) == 3_000 * 1024
+
+
 def test_descriptors_and_threads_are_counted() -> None:
     """Connections that are kept are descriptors of the worker's."""
     with serving("single") as served:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -48,6 +48,10 @@ MAX_NAMED = 10
 LOUD = frozenset({Level.WATCH, Level.PAGE, Level.URGENT})  # what is told by default
 
 
+IN_WORDS = ("kind", "slope_per_hour", "seconds_to_capacity_low", "seconds_to_capacity_high")
+"""What a line for a person says beyond the keys of the JSON."""
+
+
 class Metric(StrEnum):
     LATENCY = "latency"
     MEMORY = "memory"
@@ -74,9 +78,10 @@ def replay(
     try:
         regression, leak = _policies(config, target, metric, what_if or [])
         if file is not None:
-            lines = _from_file(file, metric, baseline_rows, regression, leak)
+            lines = _from_file(file, metric, baseline_rows, regression, leak, () if json else IN_WORDS)
         elif target is not None:
-            lines = _from_store(_config_or_default(config), target, canary, since, metric, regression, leak)
+            more = () if json else IN_WORDS
+            lines = _from_store(_config_or_default(config), target, canary, since, metric, regression, leak, more)
         else:
             raise Refused("name a file, or a --target whose history is to be judged")
         statuses = _print(lines, json=json)
@@ -108,7 +113,12 @@ def _config_or_default(config: Path | None) -> Path:
 
 
 def _from_file(
-    file: Path, metric: Metric, baseline_rows: str | None, regression: RegressionPolicy, leak: LeakPolicy
+    file: Path,
+    metric: Metric,
+    baseline_rows: str | None,
+    regression: RegressionPolicy,
+    leak: LeakPolicy,
+    more: Sequence[str],
 ) -> Iterable[Line]:
     try:
         with file.open(newline="") as opened_file:
@@ -122,7 +132,7 @@ def _from_file(
             raise Refused("--baseline-rows is for --metric latency")
         memory = read_memory_csv(text.splitlines(keepends=True))
         _note(memory.notes)
-        return replay_memory(memory.points, policy=leak)
+        return replay_memory(memory.points, policy=leak, more=more)
     if baseline_rows is None:
         raise Refused("--metric latency needs --baseline-rows A:B: which rows are normal?")
     recording = read_latency_csv(text.splitlines(keepends=True))
@@ -140,6 +150,7 @@ def _from_store(
     metric: Metric,
     regression: RegressionPolicy,
     leak: LeakPolicy,
+    more: Sequence[str],
 ) -> Iterable[Line]:
     begin = time.time() - read_duration("--since", since)
     with opened(config) as (parsed, database), database.read() as connection:
@@ -147,7 +158,7 @@ def _from_store(
         if metric is Metric.MEMORY:
             lives = [life for life, _, _, last in memory_store.lives_seen(connection, target) if last >= begin]
             points = [p for life in lives for p in memory_store.memory_since(connection, target, life, since=begin)]
-            return replay_memory(sorted(points, key=lambda p: p.at), policy=leak)
+            return replay_memory(sorted(points, key=lambda p: p.at), policy=leak, more=more)
         names = [c.name for c in section.canary]
         if canary is not None and canary not in names:
             raise Refused(f"{target} has no canary {canary!r}; there are: {', '.join(names)}")
@@ -203,5 +214,9 @@ def _say(line: Line) -> str:
         text += f", p95 {line['ratio']:.2f} x baseline"
     if line["slope_bytes_per_hour"] is not None:
         text += f", {line['channel']} {line['slope_bytes_per_hour'] / 1e6:+.1f} MB/h"
+    if line.get("slope_per_hour") is not None:
+        text += f", {line['channel']} {line['slope_per_hour']:+.3g}/h"
+    if line.get("kind") is not None:
+        text += f", kind {line['kind']}"
     left = say_left(line)
     return f"{text}, {left}" if left else text

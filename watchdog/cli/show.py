@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from sqlalchemy import Connection
 
-from alerts.magnitude import say_left
-from baselines import memory_store, slope_store, snapshot_store
+from alerts.magnitude import say_channel, say_left
+from baselines import burst_store, memory_store, slope_store, snapshot_store
 from baselines.leak import judge_memory
 from baselines.verdict import Status
 from probes.canary.burst import CanaryPlan
@@ -32,8 +33,9 @@ from watchdog.cli.session import (
     out,
     print_json,
 )
+from watchdog.config import TargetSection
 from watchdog.policies import policies_of
-from watchdog.status import TargetStatus, read_targets
+from watchdog.status import SHOWN_BURSTS, TargetStatus, read_targets
 from watchdog.turns import is_held
 from watchdog.web.page import duration, milliseconds, share
 
@@ -105,12 +107,13 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
     """Memory of each worker: how much is left and, if it grows, for how long. Exit codes: 0, 2 growing, 3 unknown."""
     rows: list[dict[str, Any]] = []
     with opened(config) as (parsed, database), database.read() as connection:
-        policy = policies_of(parsed.find(target)).leak
+        section = parsed.find(target)
+        policy, version = policies_of(section).leak, _answered_version(connection, section)
         for newest in memory_store.latest_memory(connection, target):
             since = newest.at - policy.lookback_s
             points = memory_store.memory_since(connection, target, newest.life, since=since)
             history = slope_store.slope_history(
-                connection, target, newest.version, subject=f"slot {newest.slot}", life=newest.life
+                connection, target, newest.version or version, subject=f"slot {newest.slot}", life=newest.life
             )
             verdict = judge_memory(points, policy, now=newest.at, history=history)
             capacity = policy.capacity_bytes or newest.capacity_bytes
@@ -138,11 +141,22 @@ def headroom(target: TargetName, config: ConfigPath = DEFAULT_CONFIG, json: Json
         text = f"worker {row['slot']}: host {share(row['host_anon_bytes'], row['capacity_bytes'])}"
         if row["gpu_used_bytes"] is not None:
             text += f", GPU {share(row['gpu_used_bytes'], row['gpu_capacity_bytes'])}"
-        left = say_left(row) if row["status"] is Status.WORSE else ""
-        out.print(f"{text}: {', '.join(filter(None, (row['reason'].replace('_', ' '), left)))}", markup=False)
+        grows = [say_left(row), *say_channel(row)] if row["status"] is Status.WORSE else []
+        out.print(f"{text}: {', '.join(filter(None, (row['reason'].replace('_', ' '), *grows)))}", markup=False)
     statuses = {row["status"] for row in rows}
     worst = next((s for s in (Status.WORSE, Status.UNKNOWN) if s in statuses), Status.OK if rows else Status.UNKNOWN)
     raise typer.Exit(EXITS[worst])
+
+
+def _answered_version(connection: Connection, target: TargetSection) -> str | None:
+    """What the newest answer that named one was from, as the daemon has it; None without one."""
+    stored = [
+        burst
+        for canary in target.canary
+        for burst in burst_store.bursts_since(connection, target.name, canary.name, limit=SHOWN_BURSTS)
+    ]
+    named = [burst for burst in stored if "model_version" in burst.provenance]
+    return max(named, key=lambda burst: burst.at).provenance["model_version"] if named else None
 
 
 def profile(
