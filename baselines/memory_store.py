@@ -46,9 +46,9 @@ def _seeing() -> Insert:
 
 
 def memory_since(connection: Connection, target: str, life: str, *, since: float = 0.0) -> list[MemorySample]:
-    """The samples of one life not older than `since`, oldest first."""
+    """The samples of one life not older than `since`, in the order in which they came, whatever the clock did."""
     m = schema.memory_samples
-    wanted = _memory_columns().where(m.c.target == target, m.c.life == life, m.c.at >= since).order_by(m.c.at)
+    wanted = _memory_columns().where(m.c.target == target, m.c.life == life, m.c.at >= since).order_by(m.c.id)
     return [_memory_sample(row) for row in connection.execute(wanted)]
 
 

@@ -288,6 +288,14 @@ class TestMemory:
                 (1, "8@1"),
             ]
 
+    def test_a_life_is_read_in_the_order_in_which_it_was_lived(self, database: Database) -> None:
+        """The clock was set back by an hour: what was taken then is younger, and not before it."""
+        with database.write() as connection:
+            times = [NOW, NOW + 60, NOW - 3540, NOW - 3480]
+            memory_store.add_memory(connection, [self.at(0, "7@1", at) for at in times])
+            found = memory_store.memory_since(connection, "chat", "7@1", since=NOW - 7200)
+        assert [sample.at for sample in found] == times
+
     @pytest.mark.parametrize("step", [600.0, -600.0], ids=["later", "clock set back"])
     def test_a_slot_that_is_sampled_no_more_is_nobodys(self, database: Database, step: float) -> None:
         """After a change to fewer workers, nobody reads of memory that was given back long ago."""
