@@ -29,7 +29,8 @@ class Growth:
     scale: number of the window's width. begun_s: age at which it began; floors, begins_s: of its buckets, and the ages
     at which they began, where what rises is lowest. seen_since_s: age at which the first window of this leak began.
     leaking: whether it is a leak, or was one and has not stopped since. firm: whether it will go on so as far as anyone
-    can say: the load is steady, or a day of it was seen.
+    can say: the load is steady, or a day of it was seen. quiet_s: for how long the load has been too low to see a leak
+    per request, so that all but `used` says how it was before; 0 while it is seen.
     """
 
     slope: Slope
@@ -42,6 +43,7 @@ class Growth:
     scale: int
     leaking: bool
     firm: bool
+    quiet_s: float = 0.0
 
 
 class _Scale:
@@ -241,7 +243,9 @@ class Channel:
         alarm = self._alarm
         if alarm is None:
             return self._measure(min(full[-1], self._middle)) if self._judged(full) else None
-        growth = replace(alarm.grown, used=self._newest_floor) if alarm.is_quiet else self._told(alarm.number)
+        growth = self._told(alarm.number)
+        if alarm.is_quiet:
+            growth = replace(alarm.grown, used=growth.used, quiet_s=self._age_s - alarm.like_s)
         return replace(growth, leaking=True, seen_since_s=min(growth.begun_s, alarm.seen_since_s))
 
     def _told(self, alarming: int) -> Growth:

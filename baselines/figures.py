@@ -14,8 +14,8 @@ MIN_THREADS = 24.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Room:
     """capacity: what can be had at most; others: what somebody else has of it now, below 0 where the figure counts
-    more than there is in use: memory that processes share since a fork. The figure's unit. spread: whether it is of
-    several devices, of which the first that is full is the end."""
+    more than there is in use: what processes share since a fork, what is swapped. The figure's unit. spread: whether it
+    is of several devices, of which the first that is full is the end."""
 
     capacity: float
     others: float = 0.0

@@ -210,6 +210,8 @@ class LeakWatch:
             return self._judge_after_leak(replace(steady, evidence=evidence), figure, growth)
         if forecast.others_slope:
             evidence = {**evidence, "others_slope_bytes_per_hour": forecast.others_slope * 3600}
+        if growth.quiet_s:
+            evidence = {**evidence, "seconds_quiet": growth.quiet_s}
         slopes = {name: other.slope.estimate for name, other in grown.items() if other is not None}
         kind = kind_of(
             figure.name,

@@ -105,7 +105,7 @@ def _host_share(point: MemorySample) -> float | None:
     room, used = host_room(point), point.host_anon_bytes
     if room is None or used is None or not room.capacity:
         return None
-    return (used + min(0.0, room.others)) / room.capacity  # what processes share since a fork counts once
+    return (used + min(0.0, room.others)) / room.capacity  # what is shared since a fork counts once, swap not
 
 
 def _device_share(point: MemorySample) -> float | None:

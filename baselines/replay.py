@@ -174,7 +174,7 @@ def _judge_points(points: Sequence[MemorySample], policy: LeakPolicy) -> Iterato
     """As the daemon does: a new life takes over the slopes of those before it, and knows of a leak of the last one."""
     ends = {point.life: row for row, point in enumerate(points)}
     watches: dict[str, LeakWatch] = {}
-    due_at: dict[str, float] = {}
+    due_s: dict[str, float] = {}  # age at which each is judged next
     slopes: dict[str | None, dict[tuple[str, int], list[float]]] = {}
     newest: dict[str | None, float] = {}
     last_known: dict[int, Verdict] = {}  # of each slot
@@ -190,8 +190,8 @@ def _judge_points(points: Sequence[MemorySample], policy: LeakPolicy) -> Iterato
             past = slopes.setdefault(watch.version, {})
             past[key] = [*past.get(key, ()), *fresh][-MAX_SLOPES:]
             newest[watch.version] = point.at
-        if point.at >= due_at.get(point.life, -math.inf):
-            due_at[point.life] = point.at + policy.judge_every_s
+        if watch.age_s >= due_s.get(point.life, -math.inf):
+            due_s[point.life] = watch.age_s + policy.judge_every_s
             verdict = watch.judge(now=point.at)
             if verdict.status is not Status.UNKNOWN:
                 last_known[point.slot] = verdict

@@ -185,10 +185,12 @@ class Agent:
             caller = door.accept() if called else None
             if caller is not None:
                 self._talks.append(Talk(caller, token=door.token))
-            talks, self._talks = self._talks, []  # after a fork the next thread goes on with what this one is not at
-            for talk in talks:
+            for talk in list(self._talks):
+                self._talks.remove(talk)  # after a fork the next thread goes on with the others
                 if talk.go_on(self._answer):
                     self._talks.append(talk)
+                if stop.is_set():
+                    return
             while len(self._talks) > MAX_TALKS:
                 self._talks.pop(0).end()
 

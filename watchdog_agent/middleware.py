@@ -126,7 +126,9 @@ class _Body:
         self._open = True
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._body  # whoever keeps the iterator alone, as a middleware's loop does, holds the answer too
+        """Whoever keeps the iterator alone, as a middleware's loop does, holds the answer too."""
+        for part in self._body:  # "yield from" would close it when it is dropped, and so does the server
+            yield part
 
     def close(self) -> None:
         try:

@@ -75,8 +75,8 @@ def attribute(
     existing: all pids there are here; another process's pid is nobody's second name.
     ranks: of each worker, the processes below it that work on a GPU for it, as those of a tensor-parallel model.
     before: the devices that were found last: while one of them tells no list, a worker's part on it is not known, and
-    so its sum is not. They are the target's until all of its workers are found: one that cannot start on a broken
-    device is listed nowhere.
+    so its sum is not. They are the target's until it is found on others: a worker that cannot start on a broken one is
+    listed nowhere.
     pids_seen: NVML listed a worker's pid before: no container hides them, and a stranger is a process that just ended.
     """
     chosen, missing = _choose(reading.devices, configured)
@@ -93,11 +93,10 @@ def attribute(
     found = [d for d in chosen if any(own & _list(d).keys() for own in pids)]
     used = chosen if configured else found or (chosen if len(chosen) == 1 else [])
     uuids = frozenset(uuid for d in used for uuid in (d.uuid, d.parent) if uuid is not None)
-    is_settled = case.is_whole and bool(uuids) and all(any(own & _list(d).keys() for d in used) for own in pids)
     return Attribution(
         shares=tuple(case.share(own, others) for own, others in zip(pids, below, strict=True)),
         view=case.view,
-        devices=(uuids if configured or is_settled else uuids | (before or frozenset())) or None,
+        devices=(uuids if case.is_whole and uuids else uuids | (before or frozenset())) or None,
         missing=missing,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import pickle
 import subprocess
@@ -107,6 +108,30 @@ def test_wsgi_counts_until_the_answer_is_closed(ledger: Ledger) -> None:
     del body
     assert ledger.in_flight == 0
     assert closed == [True, True]
+
+
+def test_an_answer_that_is_broken_off_is_closed_once(ledger: Ledger) -> None:
+    """The client went away: what the application does at its end is not done twice."""
+    closed: list[bool] = []
+
+    class Parts:
+        def __iter__(self) -> Parts:
+            return self
+
+        def __next__(self) -> bytes:
+            return b"more"
+
+        def close(self) -> None:
+            closed.append(True)
+
+    body = WatchdogWSGI(lambda _environ, _start: Parts())({}, lambda *_: None)
+    for part in body:
+        assert part == b"more"
+        break
+    gc.collect()
+    body.close()
+    assert closed == [True]
+    assert ledger.in_flight == 0
 
 
 def test_a_server_that_never_closes_is_forgiven(ledger: Ledger) -> None:

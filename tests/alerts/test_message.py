@@ -271,6 +271,13 @@ def test_what_is_counted_is_not_called_memory(channel: str, words: str) -> None:
     assert over.sentence.endswith(f"The alert said: chat {words}.")
 
 
+def test_a_leak_that_a_low_load_hides_says_so() -> None:
+    """Its slope is of the day before, what is in use of now."""
+    evidence = {"slope_bytes_per_hour": 60e6, "used_bytes": 4e9, "seconds_quiet": 7200.0}
+    said = say_magnitude(Check.MEMORY, Reason.LEAKING, 1, evidence)
+    assert said == "grows by 60 MB/h, as seen until 2 h ago: the load is too low since, 4 GB used"
+
+
 def test_a_version_that_shrank_did_not_grow() -> None:
     """A slope below nothing is no growth."""
     came = {"appeared_with": "0.24", "version_before": "0.23", "slope_before_bytes_per_hour": -3e6}

@@ -57,6 +57,9 @@ def test_a_leak_per_request_stands_over_the_night(rate: float, night: float) -> 
     used = [float(verdict.evidence["used_bytes"] or 0) for _, verdict in verdicts]
     assert used[-1] == pytest.approx(3000 * MB + memory[-1], rel=0.02)
     assert min(float(verdict.evidence["slope_bytes_per_hour"] or 0) for _, verdict in verdicts) > 0
+    quiet_h = [float(v.evidence["seconds_quiet"] or 0) / HOUR for _, v in verdicts if "seconds_quiet" in v.evidence]
+    assert max(quiet_h, default=0.0) < 20
+    assert bool(quiet_h) == (night == 0.0), "it is said where the leak is not seen"
 
 
 def test_a_leak_that_stopped_at_night_is_over_by_the_next_evening() -> None:

@@ -11,7 +11,8 @@ import pytest
 from builders import make_baseline, make_burst
 from cli_stage import Ended, Stage
 
-from baselines import baseline_store, burst_store
+from baselines import baseline_store, burst_store, memory_store
+from probes.messages import MemorySample
 
 VERDICT_KEYS = [
     "type",
@@ -220,3 +221,29 @@ def test_store_is_judged_without_a_file(stage: Stage) -> None:
     *_, worse, summary = lines_of(ended)
     assert (worse["status"], summary["rows"]) == ("WORSE", 20)
     assert stage.run("replay --target chat --since 11m --what-if threshold=20").code != 2
+
+
+def test_a_life_is_judged_in_its_own_order(stage: Stage) -> None:
+    """The clock was set back by six hours before the worker began to leak: no sample is left out for that."""
+    stage.write_config(after='[target.process]\nparent_pid = 1\nworkers = "self"')
+    began = time.time() - 6 * 3600
+    samples = [
+        MemorySample(
+            target="chat",
+            slot=0,
+            life="77@5",
+            at=began + (i % 720) * 30,
+            uptime_s=i * 30.0,
+            host_anon_bytes=500_000_000 + max(0, i - 720) * 10_000_000,
+            capacity_bytes=64 * 10**9,
+        )
+        for i in range(1440)
+    ]
+    database = stage.database()
+    with database.write() as connection:
+        memory_store.add_memory(connection, samples)
+    database.close()
+    *verdicts, summary = lines_of(stage.run("replay --target chat --metric memory --since 7h --json"))
+    assert summary["rows"] == 1440
+    worse = next(verdict for verdict in verdicts if verdict["status"] == "WORSE")
+    assert worse["samples"] > 720

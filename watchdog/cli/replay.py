@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
+from itertools import accumulate
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,6 +29,7 @@ from baselines.replay import (
 )
 from baselines.slowdown import RegressionPolicy
 from baselines.verdict import Level
+from probes.messages import MemorySample
 from watchdog.cli.session import (
     CONFIG_VARIABLE,
     DEFAULT_CONFIG,
@@ -157,8 +160,8 @@ def _from_store(
         section = parsed.find(target)
         if metric is Metric.MEMORY:
             lives = [life for life, _, _, last in memory_store.lives_seen(connection, target) if last >= begin]
-            points = [p for life in lives for p in memory_store.memory_since(connection, target, life, since=begin)]
-            return replay_memory(sorted(points, key=lambda p: p.at), policy=leak, more=more)
+            points = [memory_store.memory_since(connection, target, life, since=begin) for life in lives]
+            return replay_memory(_side_by_side(points), policy=leak, more=more)
         names = [c.name for c in section.canary]
         if canary is not None and canary not in names:
             raise Refused(f"{target} has no canary {canary!r}; there are: {', '.join(names)}")
@@ -172,6 +175,13 @@ def _from_store(
 def _note(notes: Iterable[str]) -> None:
     for note in notes:
         err.print(f"watchdog: {note}", markup=False)
+
+
+def _side_by_side(lives: Sequence[Sequence[MemorySample]]) -> list[MemorySample]:
+    """By time, but each life in its own order: what came after the clock was set back is not before it."""
+    times = [accumulate((point.at for point in points), max) for points in lives]
+    timed = [pair for at, points in zip(times, lives, strict=True) for pair in zip(at, points, strict=True)]
+    return [point for _, point in sorted(timed, key=itemgetter(0))]
 
 
 def _print(lines: Iterable[Line], *, json: bool) -> set[str]:
