@@ -38,6 +38,7 @@ from probes.messages import MemorySample
 
 MB = 1e6
 OURS, PAGE, BLIND = "ours", "ours, page", "ours, load unknown"
+HIDDEN = ("1 sawtooth", "1 diurnal", "1 wander", "1 warm-up")
 REFERENCE = tuple(name for name in HARMLESS if name not in UNSEEN)
 
 
@@ -301,9 +302,11 @@ def _goals(plain: Tally, loud: Tally, cost_ms: float) -> list[report.Goal]:
         at_least("50 MB/min: left until full", 60 * plain.left_h("50 flat"), 60, "min", digits=0),
         at_least("0.1 MB/min, quiet: found in 24 h", share("0.1 flat", 24), 95, "%", digits=0),
     ]
-    for name in ("1 sawtooth", "1 diurnal", "1 wander", "1 warm-up"):
+    for name in HIDDEN:
         goals.append(at_least(f"{name.replace(' ', ' MB/min, ')}: found", share(name), 95, "%", digits=0))
         goals.append(at_most(f"{name.replace(' ', ' MB/min, ')}: median", median_h(name), 9, "h", digits=1))
+    together = [delay for name in HIDDEN for delay in plain.delays_h(name, OURS)[0]]
+    goals.append(at_most("1 MB/min in these four: median", float(np.median(together or [math.inf])), 9, "h", digits=1))
     ratios, held = plain.slopes("1 flat")
     off = max(abs(float(np.quantile(ratios, q)) - 1) for q in (0.1, 0.9)) if ratios else math.inf
     goals += [
