@@ -14,14 +14,12 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import math
 import os
 import select
 import signal
 import sys
 import time
-import weakref
-from typing import Any, Callable, Dict, Iterator, List, Optional, Set
+from typing import Any, Callable, Dict, Iterator, List, Optional
 
 from watchdog_agent import door as doors
 from watchdog_agent import native
@@ -31,6 +29,7 @@ from watchdog_agent.door import Door
 from watchdog_agent.identity import life_key
 from watchdog_agent.ledger import LEDGER
 from watchdog_agent.report import report
+from watchdog_agent.served import remember, warn
 from watchdog_agent.talk import TALK_S, Talk
 from watchdog_agent.trim import trim
 
@@ -40,7 +39,6 @@ PAUSE_S = 1.0  # after one that was lost: whoever closes descriptors may not be 
 CHILD_S = 0.5  # a child that only runs another program, or ends at once, never opens a door
 FORK_WAIT_S = 0.2  # a fork waits at most so long for the thread to end, so that no lock of it goes into the child
 MAX_TALKS = 16  # callers who have not said all; the one who called first is dropped for one more
-MAX_VERSION_CHARS = 100
 NOBODY = -1  # no process has this pid
 
 
@@ -64,7 +62,7 @@ def attach(
     with contextlib.suppress(Exception):
         if not kernel:
             LEDGER.may_run_kernel = False
-        _remember(version, load_s, model)
+        remember(version, load_s, model)
     agent = _ATTACHED.get("agent")
     if agent is None:
         new = Agent(_opener(folder, port, token))
@@ -277,7 +275,7 @@ class Agent:
         try:
             if not self._logged:
                 self._logged = True
-                _warn(f"the watchdog cannot ask this process: {said}")
+                warn(f"the watchdog cannot ask this process: {said}")
         finally:
             self.problem = said
 
@@ -311,60 +309,4 @@ def _opener(folder: Optional[str], port: Optional[int], token: Optional[str]) ->
     return open_port
 
 
-def _warn(said: str) -> None:
-    import logging  # most hosts have it; the others do not need it until now
-
-    logging.getLogger("watchdog_agent").warning("%s", said)
-
-
-def _remember(version: Optional[str], load_s: Optional[float], model: Any) -> None:
-    """Each by itself: one that cannot be used is left out, and that is logged once."""
-    _note("version", version, _note_version)
-    _note("load_s", load_s, _note_load)
-    _note("model", model, _count_shapes_of)
-
-
-def _note(name: str, value: Any, note: Callable[[Any], None]) -> None:
-    try:
-        if value is not None:
-            note(value)
-    except Exception as error:  # noqa: BLE001 - never the host's problem
-        if name not in _LEFT_OUT:
-            _LEFT_OUT.add(name)
-            _warn(f"attach() cannot use this {name}: {type(error).__name__}: {error}")
-
-
-def _note_version(version: Any) -> None:
-    plain = "".join(c for c in str(version) if " " <= c <= "~" and c != ";")  # it goes into a header
-    LEDGER.version = plain.strip()[:MAX_VERSION_CHARS] or None
-
-
-def _note_load(load_s: Any) -> None:
-    if not 0 <= float(load_s) < math.inf:
-        raise ValueError(f"load_s is {load_s}")
-    LEDGER.model_load_s = float(load_s)
-
-
-def _count_shapes_of(model: Any) -> None:
-    if model not in _HOOKED:
-        model.register_forward_pre_hook(_look_at_shapes, with_kwargs=True)
-        _HOOKED.add(model)
-
-
-def _look_at_shapes(_model: Any, args: Any, kwargs: Any) -> None:
-    """A function of this module, so that a model that has it can still be pickled. A compiler must not look inside."""
-    if not _is_compiling():
-        LEDGER.note_shapes((*args, *kwargs.values()))
-
-
-def _is_compiling() -> Any:
-    """In words that a compiler can follow. torch 2.1 knows it in a module that is loaded with the compiler only."""
-    compiler = sys.modules["torch"].compiler
-    if hasattr(compiler, "is_compiling"):
-        return compiler.is_compiling()
-    return "torch._dynamo" in sys.modules and sys.modules["torch._dynamo"].is_compiling()
-
-
 _ATTACHED: Dict[str, Agent] = {}  # none or one: a process has one life to tell of
-_HOOKED: weakref.WeakSet[Any] = weakref.WeakSet()
-_LEFT_OUT: Set[str] = set()

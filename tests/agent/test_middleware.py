@@ -20,7 +20,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from watchdog_agent import attach, middleware, report
+from watchdog_agent import attach, middleware, report, served
 from watchdog_agent.distinct import EXACT
 from watchdog_agent.ledger import LEDGER, Ledger
 from watchdog_agent.middleware import WatchdogASGI, WatchdogWSGI, watching
@@ -34,6 +34,7 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     fresh = Ledger()
     monkeypatch.setattr(middleware, "LEDGER", fresh)
     monkeypatch.setattr(attach, "LEDGER", fresh)
+    monkeypatch.setattr(served, "LEDGER", fresh)
     return fresh
 
 
@@ -216,8 +217,8 @@ def test_a_models_inputs_are_looked_at(ledger: Ledger, compiled: str | None) -> 
     """By position and by name; a compiled model is not disturbed: given itself it is counted, its inside is not."""
     inner = torch.nn.Linear(4, 2)
     model: Any = inner if compiled is None else torch.compile(inner, backend="eager", fullgraph=True)
-    attach._remember(None, None, inner if compiled == "inner" else model)
-    attach._remember(None, None, inner if compiled == "inner" else model)  # twice is once
+    served.remember(None, None, inner if compiled == "inner" else model)
+    served.remember(None, None, inner if compiled == "inner" else model)  # twice is once
     for rows in (1, 2, 3, 3):
         model(torch.ones(rows, 4))
     model(input=torch.ones(7, 4))
@@ -228,7 +229,7 @@ def test_a_models_inputs_are_looked_at(ledger: Ledger, compiled: str | None) -> 
 def test_a_model_of_torch_2_1_is_looked_at(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its public module does not say whether it compiles: its compiler does, once that is loaded."""
     model, inputs = torch.nn.Linear(4, 2), torch.ones(3, 4)
-    attach._remember(None, None, model)
+    served.remember(None, None, model)
     (hook,) = model._forward_pre_hooks.values()
     monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(compiler=SimpleNamespace()))
     monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(is_compiling=lambda: True))
@@ -242,7 +243,7 @@ def test_a_model_of_torch_2_1_is_looked_at(ledger: Ledger, monkeypatch: pytest.M
 def test_what_cannot_be_used_costs_the_rest_nothing(ledger: Ledger) -> None:
     """A load time that is none is left out; the model beside it is looked at."""
     model = torch.nn.Linear(4, 2)
-    attach._remember("1", float("nan"), model)
+    served.remember("1", float("nan"), model)
     model(torch.ones(3, 4))
     assert (ledger.version, ledger.model_load_s, ledger.shapes) == ("1", None, 1)
 
@@ -266,7 +267,7 @@ def test_a_request_that_begins_during_a_report_is_no_contradiction() -> None:
 def test_a_model_that_is_looked_at_can_be_saved(ledger: Ledger) -> None:
     """The hook is a function of a module, not one that cannot be pickled."""
     model = torch.nn.Linear(4, 2)
-    attach._remember(None, None, model)
+    served.remember(None, None, model)
     assert isinstance(pickle.loads(pickle.dumps(model)), torch.nn.Linear)
 
 
@@ -297,7 +298,7 @@ def test_what_cannot_be_read_is_not_known(ledger: Ledger, monkeypatch: pytest.Mo
 
 def test_the_version_is_fit_for_a_header(ledger: Ledger) -> None:
     """Line ends, semicolons and what is not printable are left out; it is short."""
-    attach._remember("0.24\r\nX-Evil: 1; torch=9" + "x" * 200, None, None)
+    served.remember("0.24\r\nX-Evil: 1; torch=9" + "x" * 200, None, None)
     assert ledger.version == ("0.24X-Evil: 1 torch=9" + "x" * 200)[:100]
     sent: list[Any] = []
     app = WatchdogWSGI(lambda _, start: start("200 OK", []) or [])
