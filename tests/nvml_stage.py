@@ -67,7 +67,8 @@ class Driver:
         """All so far, in order; those of one function, or about one device, when it is named."""
         if not self._calls.exists():
             return []
-        rows = (line.split() for line in self._calls.read_text().splitlines())
+        whole, _, _ = self._calls.read_text().rpartition("\n")  # the newest may be half written
+        rows = (line.split() for line in whole.splitlines())
         made = [
             Call(at_s=int(at) / 1e9, pid=int(pid), function=name, device=on, hangs=hangs == "hangs")
             for at, pid, name, on, hangs in rows
