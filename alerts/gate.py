@@ -64,7 +64,7 @@ class Subject(Protocol):
         """One burst of each canary that asks the serving workers, taken now. Raises Held."""
 
     def held(self, figure: str) -> int | None:
-        """By all workers together: `recovery.MEMORY`, host and device, or what is COUNTED; None when not watched."""
+        """By all workers together: `recovery.MEMORY`, host and device, or `wording.COUNTED`; None when not watched."""
 
     @property
     def can_trim(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from alerts.magnitude import number
-from alerts.wording import say_count, say_size
+from alerts.wording import COUNTED, say_count, say_size
 from baselines.leak_kind import LeakKind
 from baselines.verdict import Evidence
 
@@ -33,8 +33,6 @@ KINDS: Mapping[LeakKind, str] = {
     LeakKind.DESCRIPTORS: "file descriptors: connections or files that are never closed",
     LeakKind.THREADS: "threads that never end: pools or clients built anew for each request",
 }
-
-_COUNTED: Mapping[object, str] = {"fds": "leaks file descriptors", "threads": "leaks threads"}
 
 
 def say_kind(evidence: Evidence) -> str:
@@ -64,7 +62,8 @@ def say_gone(evidence: Evidence) -> str:
 
 def say_what_leaks(evidence: Evidence) -> str:
     """Where it is counted and no memory; empty where it is memory."""
-    return _COUNTED.get(evidence.get("channel"), "")
+    counted = COUNTED.get(str(evidence.get("channel")))
+    return f"leaks {counted}" if counted else ""
 
 
 def _say_slope(evidence: Evidence, name: str) -> str:

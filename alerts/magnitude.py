@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from alerts.wording import say_count, say_duration, say_size
+from alerts.wording import COUNTED, say_count, say_duration, say_size
 from baselines.verdict import Check, Evidence, Reason
 
 SAID = frozenset(
@@ -41,8 +41,7 @@ _CHANNELS: Mapping[object, str] = {
     "allocated_bytes": "torch's allocator",
     "reserved_bytes": "what torch's allocator reserves",
     "outside_torch_bytes": "GPU memory outside torch",
-    "fds": "file descriptors",
-    "threads": "threads",
+    **COUNTED,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import median
 
+from alerts.wording import COUNTED
 from baselines.baseline import Baseline, latencies_of
 from baselines.regression import is_the_machines
 from baselines.slowdown import RegressionPolicy
@@ -15,7 +16,6 @@ from probes.messages import Burst, Outcome
 MEMORY_REASONS = frozenset({Reason.LEAKING, Reason.LIMIT_EXCEEDED})
 """A recycle for memory. A limit on latency blames nobody, so the one that is recycled for is memory's."""
 MEMORY = "memory_bytes"
-COUNTED: Mapping[str, str] = {"fds": "file descriptors", "threads": "threads"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

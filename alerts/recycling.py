@@ -25,9 +25,10 @@ from alerts.episode import (
 )
 from alerts.gate import Held, Subject, gather_facts, why_not_ready, workers_meant
 from alerts.happened import Happened
-from alerts.recovery import COUNTED, MEMORY, Recovery, must_fall
+from alerts.recovery import MEMORY, Recovery, must_fall
 from alerts.recycle_store import Episode, Step
 from alerts.trim import Growth, find_growth, judge_trim
+from alerts.wording import COUNTED
 from baselines.database import Database
 from probes.messages import Burst, Life
 

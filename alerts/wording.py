@@ -121,6 +121,10 @@ def say_duration(seconds: float) -> str:
     return f"{days} d {hours} h" if hours else f"{days} d"
 
 
+COUNTED: Mapping[str, str] = {"fds": "file descriptors", "threads": "threads"}
+"""What leaks and is no memory, by the name of its figure."""
+
+
 def say_size(size_bytes: float) -> str:
     """Like 512 MB, 1.25 GB: three digits, decimal units. Keeps the sign."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

@@ -257,6 +257,23 @@ def test_history_lists_changes_newest_first(stage: Stage) -> None:
     assert len(month.json()) == 3
 
 
+def a_minute(*, growth: int = 0) -> list[MemorySample]:
+    """Of a worker that started a minute ago, a sample each quarter of a second; growth: bytes from one to the next."""
+    began = time.time() - 60
+    return [
+        MemorySample(
+            target="chat",
+            slot=0,
+            life="77@5",
+            at=began + i * 0.25,
+            host_anon_bytes=500_000_000 + growth * i,
+            capacity_bytes=8 * 10**9,
+            uptime_s=i * 0.25,
+        )
+        for i in range(240)
+    ]
+
+
 @pytest.mark.parametrize(
     ("growth", "seconds", "code", "says"),
     [(0, 60, 0, "steady"), (2_000_000, 60, 2, "leaking, full in "), (0, 0.5, 3, "")],
@@ -265,20 +282,7 @@ def test_history_lists_changes_newest_first(stage: Stage) -> None:
 def test_headroom_says_what_is_left(stage: Stage, growth: int, seconds: float, code: int, says: str) -> None:
     """0 when it does not grow, 2 when it does and how long it lasts, 3 when that is unknown."""
     stage.write_config(after=MEMORY)
-    now = time.time()
-    steps = max(2, int(seconds / 0.25))
-    samples = [
-        MemorySample(
-            target="chat",
-            slot=0,
-            life="77@5",
-            at=now - seconds + i * 0.25,
-            host_anon_bytes=500_000_000 + growth * i,
-            capacity_bytes=8 * 10**9,
-            uptime_s=i * 0.25,
-        )
-        for i in range(steps)
-    ]
+    samples = a_minute(growth=growth)[: max(2, int(seconds / 0.25))]
     database = stage.database()
     with database.write() as connection:
         memory_store.add_memory(connection, samples)
@@ -295,21 +299,7 @@ def test_headroom_says_what_is_left(stage: Stage, growth: int, seconds: float, c
 def test_headroom_says_of_what(stage: Stage) -> None:
     """A date beside the host's and the GPU's memory is of one of them, or of none: here descriptors run out."""
     stage.write_config(after=MEMORY)
-    now = time.time()
-    samples = [
-        MemorySample(
-            target="chat",
-            slot=0,
-            life="77@5",
-            at=now - 60 + i * 0.25,
-            host_anon_bytes=500_000_000,
-            capacity_bytes=8 * 10**9,
-            fds=100 + i,
-            fd_limit=1024,
-            uptime_s=i * 0.25,
-        )
-        for i in range(240)
-    ]
+    samples = [replace(sample, fds=100 + i, fd_limit=1024) for i, sample in enumerate(a_minute())]
     database = stage.database()
     with database.write() as connection:
         memory_store.add_memory(connection, samples)
@@ -322,19 +312,7 @@ def test_headroom_says_of_what(stage: Stage) -> None:
 def test_headroom_knows_what_an_answered_version_does(stage: Stage) -> None:
     """Where no agent names the version, the canary's answers do, for the daemon and here."""
     stage.write_config(after=MEMORY)
-    now = time.time()
-    samples = [
-        MemorySample(
-            target="chat",
-            slot=0,
-            life="77@5",
-            at=now - 60 + i * 0.25,
-            host_anon_bytes=500_000_000 + 2_000_000 * i,
-            capacity_bytes=8 * 10**9,
-            uptime_s=i * 0.25,
-        )
-        for i in range(240)
-    ]
+    now, samples = time.time(), a_minute(growth=2_000_000)
     before = {("host_anon_bytes", scale): [0.0] * 12 for scale in range(7)}
     database = stage.database()
     with database.write() as connection:
