@@ -105,8 +105,8 @@ class _Alarm:
     """What is called a leak. number: of the width of window that shows it; seen_since_s: age at which the first began.
 
     slope: bytes per second of the last window that rose for certain under a load like `load`, which is the highest mean
-    of such windows; NaN when it is not known. like_s: age at which the load was last like it. grown: what was told last; is_quiet: whether the
-    newest window tells nothing.
+    of such windows; NaN when it is not known. like_s: age at which the load was last like it. grown: what was told
+    last; is_quiet: whether the newest window tells nothing.
     """
 
     number: int
