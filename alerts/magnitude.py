@@ -32,7 +32,7 @@ SAID = frozenset(
 )
 """Keys of the evidence that a message says in a clause of its own and need not list again."""
 
-_CHANNELS: Mapping[object, str] = {
+_CHANNELS: Mapping[str, str] = {
     "whole": "every request is slower",
     "tail": "only the slowest requests are slower",
     "mixed": "all are slower, the slowest the most",
@@ -143,5 +143,5 @@ def _say_limit(evidence: Evidence) -> str:
 
 def say_channel(evidence: Evidence) -> list[str]:
     """Which figure it is about; nothing where that is not known."""
-    channel = _CHANNELS.get(evidence.get("channel"))
+    channel = _CHANNELS.get(str(evidence.get("channel")))
     return [channel] if channel else []
