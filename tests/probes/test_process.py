@@ -264,6 +264,18 @@ def test_memory_samples_follow_private_memory() -> None:
         assert 0 <= after.load < 64, "CPU seconds a second"
 
 
+def anon(watch: WorkerWatch) -> int:
+    """What the only worker's sample says."""
+    [sample] = watch.sample(now=25.0)
+    return sample.host_anon_bytes or 0
+
+
+def alone(life: Life) -> int:
+    """RssAnon of the process itself, of which its agent tells."""
+    status = Host().status(life.pid)
+    return (status.anon_bytes or 0) - status.swapped_bytes
+
+
 def test_what_a_worker_started_holds_memory_for_it() -> None:
     """An engine two forks below it: its memory and its CPU time are the worker's, till it ends."""
     with serving("single") as served:
@@ -278,7 +290,8 @@ def test_what_a_worker_started_holds_memory_for_it() -> None:
         assert 50_000_000 < grown < 80_000_000 + 2 * before.host_anon_bytes, "what is shared since a fork counts twice"
         assert (after.life, after.threads, after.fds) == (before.life, 1, (before.fds or 0) + 1)
         [life] = watch.find().values()
-        assert grown - 5_000_000 < watch.helpers_bytes(life) < grown + 5_000_000
+        # At the first look Python's own helper may still start, so what there was below the worker is not compared.
+        wait_for(lambda: abs(anon(watch) - alone(life) - watch.helpers_bytes(life)) < 1_000_000)
         wait_for(lambda: (watch.sample(now=30.0)[0].load or 0.0) > 0.1)
         served.get("/stop")
         wait_for(lambda: (watch.sample(now=40.0)[0].host_anon_bytes or 0) < before.host_anon_bytes + 10_000_000)
