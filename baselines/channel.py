@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from baselines.floors import Bucket, Doubling, Filling, Floors
-from baselines.growth import HALF, LOOKBACK, MIN_PAST, WINDOW, Rise, Trend, slope_of
+from baselines.floors import Bucket, Doubling, Filling
+from baselines.growth import HALF, MIN_PAST, WINDOW, Rise
 from baselines.quantiles import Floats, Slope
+from baselines.scale import Scale
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the policy's window; each twice the one before
 FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
@@ -44,60 +44,6 @@ class Growth:
     leaking: bool
     firm: bool
     quiet_s: float = 0.0
-
-
-class _Scale:
-    """One width of buckets."""
-
-    def __init__(self, width_s: float) -> None:
-        self.width_s = width_s
-        self.floors = Floors(kept=LOOKBACK + 3)
-        self._trend = Trend()
-        self._free_trend: Trend | None = None  # of the floors without load, once there is a difference
-        self.urgent = self.slow = self.idle = 0
-
-    def append(self, bucket: Bucket, *, min_gain: float) -> tuple[Rise | None, Rise | None]:
-        """What the newest window says with the load's share in it, and without."""
-        if self._free_trend is None and self.floors.knows_load:
-            self._free_trend = copy.deepcopy(self._trend)
-        self.floors.append(bucket)
-        indices, floors, free = self.floors.tail(LOOKBACK + 3)
-        rise = self._trend.examine(indices, floors, self.floors.count, min_gain=min_gain)
-        if self._free_trend is None:
-            return rise, rise
-        return rise, self._free_trend.examine(indices, free, self.floors.count, min_gain=min_gain)
-
-    def inherit(self, slopes: Sequence[float], *, came_to: float | None) -> None:
-        """Of earlier lives, in bytes per second; came_to: see `Trend.inherit`."""
-        for trend in (self._trend, self._free_trend):
-            if trend is not None:
-                trend.inherit(
-                    [slope * self.width_s for slope in slopes],
-                    came_to=None if came_to is None else came_to * self.width_s,
-                )
-
-    def drain(self) -> list[float]:
-        """The slopes of windows that were completed since the last call, in bytes per second."""
-        trend = self._free_trend or self._trend
-        fresh = [slope / self.width_s for slope in trend.fresh]
-        for each in (self._trend, trend):
-            each.fresh.clear()
-        return fresh
-
-    @property
-    def begun_s(self) -> float:
-        """Age at which the newest window began."""
-        return float(self.floors.tail(WINDOW)[0][0]) * self.width_s
-
-    def slope(self, *, halves: bool = False) -> list[Slope]:
-        """Of the newest window without load, in bytes per second; of its two halves. Empty before there is a window."""
-        indices, _, free = self.floors.tail(WINDOW)
-        if len(free) < WINDOW:
-            return []
-        parts = ((0, HALF), (HALF, WINDOW)) if halves else ((0, WINDOW),)
-        found = [slope_of(indices[a:b], free[a:b]) for a, b in parts]
-        w = self.width_s
-        return [Slope(estimate=s.estimate / w, low=s.low / w, high=s.high / w) for s in found]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -140,7 +86,7 @@ class Channel:
     ) -> None:
         self._min_gain, self._youth_s, self._tenure_s = min_gain, youth_s, tenure_s
         self._is_urgent, self._is_large = is_urgent, is_large
-        self._scales = [_Scale(window_s * share / WINDOW) for share in SCALES]
+        self._scales = [Scale(window_s * share / WINDOW) for share in SCALES]
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
         self._alarm: _Alarm | None = None
@@ -179,7 +125,7 @@ class Channel:
         """Nothing that earlier lives did too, unless it has taken more than what is swept ever takes."""
         return None if rise is not None and rise.usual and not self._is_large(used, rise.risen) else rise
 
-    def _hurries(self, used: float, rise: Rise, scale: _Scale) -> bool:
+    def _hurries(self, used: float, rise: Rise, scale: Scale) -> bool:
         return rise.slope.low > 0 and self._is_urgent(used, rise.slope.low / scale.width_s)
 
     def _presses(self, used: float, rise: Rise) -> bool:
@@ -198,7 +144,7 @@ class Channel:
             grown=self._told(number),
         )
 
-    def _follow(self, alarm: _Alarm, scale: _Scale) -> None:
+    def _follow(self, alarm: _Alarm, scale: Scale) -> None:
         """An alarm stands until a window does not rise at all, as when much was given back, or for half a window none
         has risen for certain, or half as fast as before by the load.
 
@@ -271,7 +217,7 @@ class Channel:
         return bool(full) and full[-1] >= FIRST_SLOW and self._age_s >= self._tenure_s
 
     @staticmethod
-    def _agrees(scale: _Scale, least: float) -> bool:
+    def _agrees(scale: Scale, least: float) -> bool:
         """A longer window says more, and no more of the luck that made a shorter one alarm, if it is all leak."""
         early, late = (slope.estimate for slope in scale.slope(halves=True))
         whole = scale.slope()[0].estimate
@@ -295,6 +241,6 @@ class Channel:
         )
 
 
-def _has_given_back(scale: _Scale, grown: Growth) -> bool:
+def _has_given_back(scale: Scale, grown: Growth) -> bool:
     """Whether half of what was gained is there no more."""
     return bool(scale.floors.tail(1)[2][-1] <= grown.floors[-1] - grown.gain / 2)
