@@ -27,7 +27,7 @@ SAID = frozenset(
         *("peers_p95_s", "replica", "replicas", "peers", "gpu_type"),
         *("limit_ratio", "seconds_to_capacity", "seconds_to_capacity_low", "seconds_to_capacity_high"),
         "others_slope_bytes_per_hour",
-        "seconds_quiet",
+        *("seconds_quiet", "sweeps"),
     }
 )
 """Keys of the evidence that a message says in a clause of its own and need not list again."""
@@ -109,6 +109,8 @@ def _say_slope(evidence: Evidence) -> str:
     said = [f"grows by {say(slope)}/h{interval}", *say_channel(evidence)]
     if used is not None:
         said.append(f"{say(used)}{f' of {say(capacity)}' if capacity is not None else ''} used")
+    if (sweeps := number(evidence, "sweeps")) is not None:
+        said.insert(1, f"by what its last {sweeps:.0f} sweeps left")
     if (quiet_s := number(evidence, "seconds_quiet")) is not None:
         said.insert(1, f"as seen until {say_duration(quiet_s)} ago: the load is too low since")
     if (others := number(evidence, "others_slope_bytes_per_hour")) is not None:

@@ -11,9 +11,12 @@ from baselines.floors import Bucket, Doubling, Filling
 from baselines.growth import HALF, MIN_PAST, WINDOW, Rise
 from baselines.quantiles import Floats, Slope
 from baselines.scale import Scale
+from baselines.troughs import Troughs
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)  # of the policy's window; each twice the one before
 FIRST_SLOW = 1  # the shortest window is for leaks that are urgent alone
+SWEPT = 2  # the width whose floors show each sweep: of five minutes, by the default policy
+SWEPT_SHARE = 0.5  # of a window's slope: when what sweeps leave rose by less, the window's is of the teeth
 MUCH_WIDER = 2  # steps: four times as wide, so that what is swept at all is swept in it
 PERSIST = 2  # completed buckets in a row
 AGREE = 0.5  # the halves of a window agree when neither slope is less than this share of the other
@@ -30,7 +33,8 @@ class Growth:
     at which they began, where what rises is lowest. seen_since_s: age at which the first window of this leak began.
     leaking: whether it is a leak, or was one and has not stopped since. firm: whether it will go on so as far as anyone
     can say: the load is steady, or a day of it was seen. quiet_s: for how long the load has been too low to see a leak
-    per request, so that all but `used` says how it was before; 0 while it is seen.
+    per request, so that all but `used` says how it was before; 0 while it is seen. sweeps: how many the slope was told
+    from; 0 where it was from floors.
     """
 
     slope: Slope
@@ -44,6 +48,7 @@ class Growth:
     leaking: bool
     firm: bool
     quiet_s: float = 0.0
+    sweeps: int = 0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -89,6 +94,7 @@ class Channel:
         self._scales = [Scale(window_s * share / WINDOW) for share in SCALES]
         self._filling = Filling(self._scales[0].width_s)
         self._doublings = [Doubling() for _ in self._scales[1:]]
+        self._troughs = Troughs(self._scales[SWEPT].width_s, min_gain=min_gain)
         self._alarm: _Alarm | None = None
         self.has_leaked = False  # in this life; it may be over
         self._age_s = 0.0
@@ -110,6 +116,7 @@ class Channel:
             urgent = raw is not None and self._age_s >= self._youth_s and self._hurries(bucket.floor, raw, scale)
             ripe = self._age_s >= self._tenure_s and number >= FIRST_SLOW
             slow = free is not None and free.record and (ripe or self._presses(bucket.floor, free))
+            slow = slow and not self._is_of_teeth(scale)
             scale.urgent = scale.urgent + 1 if urgent else 0
             scale.slow = scale.slow + 1 if slow else 0
             alarm = self._alarm
@@ -117,9 +124,28 @@ class Channel:
                 self._alarm, self.has_leaked = self._raise(number, alarm), True
             elif alarm is not None and number == alarm.number:
                 self._follow(alarm, scale)
+        if number == SWEPT and self._troughs.take(bucket.index, scale.free_floor):
+            self._look_below_teeth()
         if number < len(self._doublings):
             for wide in self._doublings[number].add(bucket):
                 self._append(number + 1, wide)
+
+    def _is_of_teeth(self, scale: Scale) -> bool:
+        """Whether the window lies within a tooth, or what sweeps left rose by far less than its floors."""
+        swept_s = self._troughs.swept_s
+        if swept_s is not None and scale.begun_s >= swept_s:
+            return True
+        left = self._troughs.since(scale.begun_s)
+        return left is not None and left.high < SWEPT_SHARE * scale.slope()[0].estimate
+
+    def _look_below_teeth(self) -> None:
+        """After a sweep. An alarm is followed by the widest window that is no longer than the leak was seen."""
+        leak = self._troughs.leak
+        if leak is None or self._alarm is not None or self._age_s < self._tenure_s:
+            return
+        known = [n for n, scale in enumerate(self._scales) if scale.floors.count >= WINDOW]
+        seen = [n for n in known if self._scales[n].begun_s >= leak.begun_s]
+        self._alarm, self.has_leaked = self._raise(max(seen, default=known[0]), None), True
 
     def _unless_usual(self, used: float, rise: Rise | None) -> Rise | None:
         """Nothing that earlier lives did too, unless it has taken more than what is swept ever takes."""
@@ -149,7 +175,8 @@ class Channel:
         has risen for certain, or half as fast as before by the load.
 
         Under far less load a window that does not rise tells nothing, since a leak per request is slow then, unless
-        half was given back; after a day without a load like the one that it was seen under it does.
+        half was given back; after a day without a load like the one that it was seen under it does. While what sweeps
+        leave rises nothing else counts.
         """
         (slope,) = scale.slope()
         load = scale.floors.mean_load(WINDOW)
@@ -159,13 +186,14 @@ class Channel:
             if is_certain:
                 alarm.slope, alarm.load = slope.estimate, float(np.fmax(alarm.load, load))
         half = alarm.slope / 2 * (load / alarm.load if load < alarm.load else 1.0)
-        rises = slope.estimate * scale.width_s * WINDOW >= self._min_gain and (is_certain or slope.estimate >= half)
+        gains = slope.estimate * scale.width_s * WINDOW >= self._min_gain and (is_certain or slope.estimate >= half)
+        rises = gains or self._troughs.is_rising
         waits = alarm.like_s < self._age_s <= alarm.like_s + DAY_S and not _has_given_back(scale, alarm.grown)
         alarm.is_quiet = waits and not rises
         if alarm.is_quiet:
             return
         scale.idle = 0 if rises else scale.idle + 1
-        if scale.idle >= HALF or slope.estimate <= 0:
+        if scale.idle >= HALF or (slope.estimate <= 0 and not rises):
             self._alarm = None
         else:
             alarm.grown = self._told(alarm.number)
@@ -195,14 +223,17 @@ class Channel:
         return replace(growth, leaking=True, seen_since_s=min(growth.begun_s, alarm.seen_since_s))
 
     def _told(self, alarming: int) -> Growth:
-        """By the longest window that agrees with the one that shows the leak."""
+        """By what sweeps leave, where that rises; else by the longest window that agrees with the one that shows it."""
         told = alarming
         least = MIN_REPORTED * self._scales[told].slope()[0].estimate
         for number in range(told + 1, len(self._scales)):
             scale = self._scales[number]
             if scale.floors.count >= WINDOW and self._agrees(scale, least):
                 told = number
-        return self._measure(told)
+        growth, leak = self._measure(told), self._troughs.leak
+        if leak is None or not self._troughs.is_rising:
+            return growth
+        return replace(growth, slope=leak.slope, gain=leak.gain, begun_s=leak.begun_s, sweeps=leak.sweeps)
 
     @property
     def _newest_floor(self) -> float:
@@ -243,4 +274,4 @@ class Channel:
 
 def _has_given_back(scale: Scale, grown: Growth) -> bool:
     """Whether half of what was gained is there no more."""
-    return bool(scale.floors.tail(1)[2][-1] <= grown.floors[-1] - grown.gain / 2)
+    return bool(scale.free_floor <= grown.floors[-1] - grown.gain / 2)

@@ -125,7 +125,7 @@ class Trend:
             return None
         residuals = window - estimate * times
         noise = MAD * float(np.median(np.abs(residuals - np.median(residuals))))
-        if not (_ratchets(window) and _goes_on(floors, noise) and _is_straight(indices - self._first + 1, floors)):
+        if not (_ratchets(window) and _goes_on(floors, noise) and is_straight(indices - self._first + 1, floors)):
             return None
         score = float(np.sign(slopes).sum())
         if len(before) >= MIN_PAST:
@@ -184,7 +184,7 @@ def _level(floors: Floats, at: int) -> float:
     return float(np.median(floors[max(0, at - 2) : at + 3]))
 
 
-def _is_straight(ages: Floats, floors: Floats) -> bool:
+def is_straight(ages: Floats, floors: Floats) -> bool:
     """By least squares: what a line leaves of the floors, or a line after a start-up, against the best of the curves.
 
     ages: of the floors, since the first there ever was.

@@ -212,6 +212,8 @@ class LeakWatch:
             evidence = {**evidence, "others_slope_bytes_per_hour": forecast.others_slope * 3600}
         if growth.quiet_s:
             evidence = {**evidence, "seconds_quiet": growth.quiet_s}
+        if growth.sweeps:
+            evidence = {**evidence, "sweeps": growth.sweeps}
         slopes = {name: other.slope.estimate for name, other in grown.items() if other is not None}
         kind = kind_of(
             figure.name,

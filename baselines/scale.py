@@ -57,6 +57,11 @@ class Scale:
         """Age at which the newest window began."""
         return float(self.floors.tail(WINDOW)[0][0]) * self.width_s
 
+    @property
+    def free_floor(self) -> float:
+        """The newest, without load."""
+        return float(self.floors.tail(1)[2][-1])
+
     def slope(self, *, halves: bool = False) -> list[Slope]:
         """Of the newest window without load, in bytes per second; of its two halves. Empty before there is a window."""
         indices, _, free = self.floors.tail(WINDOW)

@@ -278,6 +278,13 @@ def test_a_leak_that_a_low_load_hides_says_so() -> None:
     assert said == "grows by 60 MB/h, as seen until 2 h ago: the load is too low since, 4 GB used"
 
 
+def test_a_leak_below_teeth_says_what_it_was_told_from() -> None:
+    """Whoever looks at the curve sees teeth; the slope is of what lies between them."""
+    evidence = {"slope_bytes_per_hour": 60e6, "slope_low": 55e6, "slope_high": 65e6, "used_bytes": 4e9, "sweeps": 6}
+    said = say_magnitude(Check.MEMORY, Reason.LEAKING, 1, evidence)
+    assert said == "grows by 60 MB/h (interval 55 MB to 65 MB), by what its last 6 sweeps left, 4 GB used"
+
+
 def test_a_version_that_shrank_did_not_grow() -> None:
     """A slope below nothing is no growth."""
     came = {"appeared_with": "0.24", "version_before": "0.23", "slope_before_bytes_per_hour": -3e6}
