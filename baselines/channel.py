@@ -132,20 +132,19 @@ class Channel:
 
     def _is_of_teeth(self, scale: Scale) -> bool:
         """Whether the window lies within a tooth, or what sweeps left rose by far less than its floors."""
-        swept_s = self._troughs.swept_s
-        if swept_s is not None and scale.begun_s >= swept_s:
-            return True
+        (slope,) = scale.slope()
         left = self._troughs.since(scale.begun_s)
-        return left is not None and left.high < SWEPT_SHARE * scale.slope()[0].estimate
+        of_teeth = left is not None and left.high < SWEPT_SHARE * slope.estimate
+        return of_teeth or self._troughs.is_tooth(scale.begun_s, slope.estimate)
 
     def _look_below_teeth(self) -> None:
         """After a sweep. An alarm is followed by the widest window that is no longer than the leak was seen."""
         leak = self._troughs.leak
-        if leak is None or self._alarm is not None or self._age_s < self._tenure_s:
+        full = [n for n, scale in enumerate(self._scales) if scale.floors.count >= WINDOW]
+        if leak is None or self._alarm is not None or self._age_s < self._tenure_s or not full:
             return
-        known = [n for n, scale in enumerate(self._scales) if scale.floors.count >= WINDOW]
-        seen = [n for n in known if self._scales[n].begun_s >= leak.begun_s]
-        self._alarm, self.has_leaked = self._raise(max(seen, default=known[0]), None), True
+        number = max((n for n in full if self._scales[n].begun_s >= leak.begun_s), default=full[0])
+        self._alarm, self.has_leaked = self._raise(number, None), True
 
     def _unless_usual(self, used: float, rise: Rise | None) -> Rise | None:
         """Nothing that earlier lives did too, unless it has taken more than what is swept ever takes."""

@@ -21,15 +21,13 @@ import numpy as np
 from baselines.growth import LATE_SHARE, LOOKBACK, WINDOW, is_straight
 from baselines.quantiles import Floats, Slope
 
-BEFORE = (
-    3  # buckets whose median a sweep falls from, at once; a tide takes longer, and what came just before was a peak
-)
+BEFORE = 3  # buckets whose median a sweep falls from, at once: a tide takes longer, and a peak is shorter
 SETTLE_BUCKETS = 2  # a trough may still be found lower for so long: requests in flight hide it
 FALL_SHARE = 0.5  # of the rise since the last trough; less is no sweep
 FALL_CHANGES = 4.0  # times what the floor usually moves by from one bucket to the next
 MIN_CHANGES = 4  # floors before it is known how much they usually move by
 STILL_RISING = 2.0  # a mean of the newest rates, over its error, that is no chance where a leak was seen already
-BEYOND = 2.0  # times the longest tooth of late, or the highest: what has not been swept until then is swept no more
+BEYOND = 2.0  # times the longest, the highest or the steepest tooth of late: what goes on until then is no tooth
 
 _STUDENT = {
     5: (15.4, 3.18),
@@ -81,7 +79,7 @@ class Troughs:
         self._top = -math.inf  # of the floors since the last trough
         self._open: _Trough | None = None  # it may yet be found lower
         self._found: deque[_Trough] = deque(maxlen=LOOKBACK)
-        self._until, self._below = 0.0, 0.0  # the index, and the floor, beyond which it is swept no more
+        self._until = self._below = self._steepest = 0.0  # index, floor and bytes per bucket that no tooth goes beyond
         self._goes_on = False
         self.leak: Rising | None = None
 
@@ -106,6 +104,11 @@ class Troughs:
     def swept_s(self) -> float | None:
         """Age at the newest one; None where it has never been swept, or is no more."""
         return self._found[-1].at * self._width_s if self._is_swept else None
+
+    def is_tooth(self, begun_s: float, slope: float) -> bool:
+        """Whether a rise by so many bytes a second, which began at that age, is of the tooth that is not swept yet."""
+        swept_s = self.swept_s
+        return swept_s is not None and begun_s >= swept_s and slope * self._width_s <= self._steepest
 
     def since(self, age_s: float) -> Slope | None:
         """How they have risen since that age; None with fewer than it takes to tell, or where it is swept no more."""
@@ -145,9 +148,11 @@ class Troughs:
         """Over the most sweeps that show a leak: the more of them, the better is the slope known."""
         troughs = _table(self._found)
         at, levels = troughs.T
-        falls = [trough.top - trough.level for trough in self._found]
-        self._until = float(at[-1] + BEYOND * np.diff(at, prepend=self._first)[-FEWEST:].max())
-        self._below = float(levels[-1] + BEYOND * max(falls[-FEWEST:]))
+        heights = np.array([trough.top - trough.level for trough in self._found])[-FEWEST:]
+        lengths = np.diff(at, prepend=self._first - 1)[-FEWEST:]
+        self._until = float(at[-1] + BEYOND * lengths.max())
+        self._below = float(levels[-1] + BEYOND * heights.max())
+        self._steepest = float(BEYOND * (heights / lengths).max())
         self.leak, self._goes_on = None, False
         if len(at) < FEWEST:
             return

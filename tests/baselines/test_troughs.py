@@ -106,6 +106,13 @@ def test_what_is_swept_no_more_is_judged_by_its_floors() -> None:
     assert "sweeps" not in found[0][1].evidence
 
 
+def test_what_is_steeper_than_any_tooth_is_no_tooth() -> None:
+    """A cache that is dropped once a day, and a leak in the middle of the second day: nobody waits for the evening."""
+    times = clock(40)
+    found = leaking(teeth(times, 24 * 60.0) + 2 * MB * np.maximum(times - 30 * HOUR, 0.0) / MINUTE)
+    assert found[0][0] < 33
+
+
 def test_a_tide_is_no_sweep() -> None:
     """What falls slowly was not swept."""
     times = np.arange(0, 400)
