@@ -273,6 +273,7 @@ class TestProof:
             after=None,
         )
         assert recovery.recovered is recovered
+        assert "but so is its control" in recovery.detail
 
     @pytest.mark.parametrize(
         ("bursts", "about", "recovered", "detail"),
