@@ -145,6 +145,7 @@ class Channel:
             return
         number = max((n for n in full if self._scales[n].begun_s >= leak.begun_s), default=full[0])
         self._alarm, self.has_leaked = self._raise(number, None), True
+        self._alarm.seen_since_s = min(self._alarm.seen_since_s, leak.begun_s)
 
     def _unless_usual(self, used: float, rise: Rise | None) -> Rise | None:
         """Nothing that earlier lives did too, unless it has taken more than what is swept ever takes."""

@@ -27,6 +27,7 @@ FALL_SHARE = 0.5  # of the rise since the last trough; less is no sweep
 FALL_CHANGES = 4.0  # times what the floor usually moves by from one bucket to the next
 MIN_CHANGES = 4  # floors before it is known how much they usually move by
 STILL_RISING = 2.0  # a mean of the newest rates, over its error, that is no chance where a leak was seen already
+LONGEST = 2 * WINDOW  # buckets, four hours: what lies within a longer tooth is told by its floors
 BEYOND = 2.0  # times the longest, the highest or the steepest tooth of late: what goes on until then is no tooth
 
 _STUDENT = {
@@ -69,14 +70,16 @@ class _Trough:
 class Troughs:
     """Finds them in the floors of buckets of one width, freed of the load, and says whether they rise.
 
-    min_gain: bytes that a sweep falls by at least, and by which they must have risen. leak: at the newest trough.
+    min_gain: bytes that a sweep falls by at least, and by which they must have risen. leak: as it was last shown, while
+    they rise; None before, and once they do no more.
     """
 
     def __init__(self, width_s: float, *, min_gain: float) -> None:
         self._width_s, self._min_gain = width_s, min_gain
         self._floors: deque[float] = deque(maxlen=WINDOW)
         self._first = self._newest = 0  # indices of buckets
-        self._top = -math.inf  # of the floors since the last trough
+        self._since = 0  # buckets after the last trough was found
+        self._top = self._record = -math.inf  # of what stood for some buckets since then, and of all troughs
         self._open: _Trough | None = None  # it may yet be found lower
         self._found: deque[_Trough] = deque(maxlen=LOOKBACK)
         self._until = self._below = self._steepest = 0.0  # index, floor and bytes per bucket that no tooth goes beyond
@@ -89,9 +92,11 @@ class Troughs:
             self._first = index
         completed = self._settle(index, floor)
         if self._open is None and (top := self._falls_from(floor)) is not None:
-            self._open, self._top = _Trough(found=index, at=index, level=floor, top=top), floor
-        self._top = max(self._top, floor)
+            self._open, self._top, self._since = _Trough(found=index, at=index, level=floor, top=top), floor, 0
         self._floors.append(floor)
+        self._since += 1
+        if self._since > MIN_CHANGES:  # what a start-up needs for a moment is no tooth
+            self._top = max(self._top, self._stood())
         self._newest = index
         return completed
 
@@ -119,7 +124,7 @@ class Troughs:
 
     @property
     def _is_swept(self) -> bool:
-        return bool(self._found) and self._newest <= self._until and self._floors[-1] <= self._below
+        return bool(self._found) and self._newest <= self._until and self._stood() <= self._below
 
     def _settle(self, index: int, floor: float) -> bool:
         if self._open is None:
@@ -137,12 +142,15 @@ class Troughs:
         """What a sweep down to this floor fell from; None where there was none."""
         if len(self._floors) < MIN_CHANGES:
             return None
-        floors = np.array(self._floors)
-        top = float(np.median(floors[-BEFORE:]))
+        floors, top = np.array(self._floors), self._stood()
         usual = float(np.median(np.abs(np.diff(floors))))
         base = self._found[-1].level if self._found else float(floors.min())
         least = max(self._min_gain, FALL_CHANGES * usual, FALL_SHARE * (self._top - base))
         return top if top - floor >= least else None
+
+    def _stood(self) -> float:
+        """How high the last floors were; a peak of a single one does not count."""
+        return float(np.median([self._floors[-back] for back in range(1, min(BEFORE, len(self._floors)) + 1)]))
 
     def _examine(self) -> None:
         """Over the most sweeps that show a leak: the more of them, the better is the slope known."""
@@ -152,13 +160,13 @@ class Troughs:
         lengths = np.diff(at, prepend=self._first - 1)[-FEWEST:]
         self._until = float(at[-1] + BEYOND * lengths.max())
         self._below = float(levels[-1] + BEYOND * heights.max())
-        self._steepest = float(BEYOND * (heights / lengths).max())
-        self.leak, self._goes_on = None, False
-        if len(at) < FEWEST:
-            return
-        self._goes_on = _score(troughs[-FEWEST - 1 :]) > STILL_RISING
+        self._steepest = float(BEYOND * (heights / lengths).max()) if lengths.max() <= LONGEST else -math.inf
+        is_record, self._record = levels[-1] > self._record, max(self._record, float(levels[-1]))
+        self._goes_on = len(at) >= FEWEST and _score(troughs[-FEWEST - 1 :]) > STILL_RISING
+        if not self._goes_on:
+            self.leak = None
         ages = at - self._first + 1
-        if levels[-1] <= levels[:-1].max() or not (_goes_on(ages, levels) and is_straight(ages, levels)):
+        if len(at) < FEWEST or not (is_record and _goes_on(ages, levels) and is_straight(ages, levels)):
             return
         for sweeps, (bar, _) in _STUDENT.items():
             some = troughs[-sweeps:]

@@ -113,6 +113,37 @@ def test_what_is_steeper_than_any_tooth_is_no_tooth() -> None:
     assert found[0][0] < 33
 
 
+@pytest.mark.parametrize("peak_hour", [0.0, 3.0])
+def test_a_peak_hides_no_sweep(peak_hour: float) -> None:
+    """A gigabyte for five minutes, at the start or later: the sweeps are lower, and are seen all the same."""
+    times = clock(12)
+    at_peak = (times >= peak_hour * HOUR) & (times < peak_hour * HOUR + 5 * MINUTE)
+    found = leaking(teeth(times) + MB * times / MINUTE + 1000 * MB * at_peak)
+    assert found
+    assert found[0][0] < 10
+
+
+def test_a_slow_leak_within_the_day_of_a_cache_does_not_wait_for_the_night() -> None:
+    """A cache that fills in an hour and is dropped at midnight: what rises later is not of it, however slowly."""
+    times = clock(72)
+    cache = 300 * MB * (1 - np.exp(-(times % (24 * HOUR)) / (0.5 * HOUR)))
+    found = leaking(cache + 0.2 * MB * np.maximum(times - 49 * HOUR, 0.0) / MINUTE)
+    assert found
+    assert 49 < found[0][0] < 68
+
+
+def test_a_level_that_was_reached_before_is_no_leak() -> None:
+    """However long ago: small sweeps in one that comes once a week."""
+    left = np.tile(np.arange(250) * 20 * MB, 2)[:300]
+    troughs = Troughs(WIDTH_S, min_gain=16 * MB)
+    leaks = []
+    for index, floor in enumerate(levels_of(left)):
+        if troughs.take(index, float(floor)):
+            leaks.append(troughs.leak is not None)
+    assert any(leaks[:250])
+    assert not any(leaks[258:])
+
+
 def test_a_tide_is_no_sweep() -> None:
     """What falls slowly was not swept."""
     times = np.arange(0, 400)
