@@ -134,7 +134,7 @@ def test_a_slow_leak_within_the_day_of_a_cache_does_not_wait_for_the_night() -> 
 
 def test_a_level_that_was_reached_before_is_no_leak() -> None:
     """However long ago: small sweeps in one that comes once a week."""
-    left = np.tile(np.arange(250) * 20 * MB, 2)[:300]
+    left = np.tile(np.arange(250) * 20 * MB, 2)[:490]
     troughs = Troughs(WIDTH_S, min_gain=16 * MB)
     leaks = []
     for index, floor in enumerate(levels_of(left)):
