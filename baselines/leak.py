@@ -64,7 +64,7 @@ class LeakPolicy:
 
 
 class LeakWatch:
-    """One life from its first sample on. About 110 kB for each figure, whatever its age."""
+    """One life from its first sample on. Up to 200 kB for each figure, whatever its age."""
 
     def __init__(self, policy: LeakPolicy) -> None:
         self.policy = policy
