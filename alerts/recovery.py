@@ -97,14 +97,13 @@ def _compare(
     said = f"{canary} at {ratio:.2f} x its baseline"
     if ratio <= policy.line:
         return Recovery(recovered=True, detail=said, evidence=evidence)
-    if not is_the_machines(bursts, baseline):
-        detail = f"canary {canary} is still {ratio:.2f} x its baseline"
-        return Recovery(recovered=False, detail=detail, evidence=evidence)
-    if reason == Reason.REGRESSED:
-        detail = f"canary {canary} is still {ratio:.2f} x its baseline, but so is its control: a busy machine, no proof"
-        return Recovery(recovered=False, detail=detail, evidence=evidence)
-    detail = f"{said}, but so is its control: the machine is busy"
-    return Recovery(recovered=True, detail=detail, evidence=evidence)
+    is_busy = is_the_machines(bursts, baseline)
+    if is_busy and reason != Reason.REGRESSED:
+        detail = f"{said}, but so is its control: the machine is busy"
+        return Recovery(recovered=True, detail=detail, evidence=evidence)
+    why = ", but so is its control: a busy machine, no proof" if is_busy else ""
+    detail = f"canary {canary} is still {ratio:.2f} x its baseline{why}"
+    return Recovery(recovered=False, detail=detail, evidence=evidence)
 
 
 def _look_at_figure(figure: str, before: int | None, after: int | None) -> Recovery:
